@@ -1,0 +1,3 @@
+//! Ringway's benchmarks.
+
+fn main() {}

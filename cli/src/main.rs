@@ -1,0 +1,3 @@
+//! The ringway command: lab, replay, status, flows, services, policy, drops.
+
+fn main() {}

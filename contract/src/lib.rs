@@ -1,0 +1,1 @@
+//! Desired state, acknowledgements and framing between Ringway's control and fastpath.

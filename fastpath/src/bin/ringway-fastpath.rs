@@ -1,0 +1,3 @@
+//! The packet path daemon.
+
+fn main() {}

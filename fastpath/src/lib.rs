@@ -1,0 +1,1 @@
+//! Ringway's packet path: ports, workers, stages, compile; and ringway-fastpath.

@@ -1,0 +1,1 @@
+//! A bounded, lock-free concurrent flow table and snapshot publication.

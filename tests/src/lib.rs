@@ -1,0 +1,1 @@
+//! Ringway's labs, golden cases, reference model and end-to-end tests.

@@ -1,0 +1,1 @@
+//! Packet header views, checksums and address newtypes of Ringway.

@@ -1,0 +1,3 @@
+//! Ringway's one command: demo, test, bench, golden.
+
+fn main() {}
