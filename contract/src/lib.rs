@@ -1,1 +1,13 @@
 //! Desired state, acknowledgements and framing between Ringway's control and fastpath.
+//!
+//! [`proto`] holds the messages as they cross the socket (`proto/ringway.proto` documents every field). They are
+//! untrusted: fastpath turns them into [`valid`] types, the one way in, before it compiles them.
+
+/// The messages of `ringway.proto`, generated at build.
+#[allow(missing_docs, clippy::pedantic, unreachable_pub)]
+pub mod proto {
+    include!(concat!(env!("OUT_DIR"), "/ringway.v1.rs"));
+}
+
+/// The protocol version that this crate speaks.
+pub const PROTOCOL: u32 = 1;
