@@ -1,0 +1,279 @@
+//! What workers look up: the compiled state of one version, immutable, published as a whole.
+//!
+//! Made by [`crate::compile`]; tables are trees of shared chunks, so that a version which differs by one endpoint shares
+//! all other chunks with the one before. Every lookup here is for a flow's first packet; later ones replay the flow entry
+//! and touch only [`Snapshot::adjacency`] and [`Snapshot::port`].
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use wire::addr::{Mac, Vni};
+
+use crate::port::PortId;
+
+/// What sits behind a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortKind {
+    /// A pod's veth.
+    Pod,
+    /// A network interface towards the underlay.
+    Uplink,
+    /// The kernel of this node, by the host port.
+    Host,
+}
+
+/// A local port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Its index.
+    pub id: PortId,
+    /// `uplink`, `host`, `pod:<namespace>/<name>`.
+    pub name: Arc<str>,
+    /// The kernel's interface name on our side.
+    pub interface: Arc<str>,
+    /// What sits behind it.
+    pub kind: PortKind,
+    /// MAC of the other side (a pod's own; the kernel's on the host port); zero on uplinks.
+    pub peer_mac: Mac,
+    /// Our MAC on this link.
+    pub own_mac: Mac,
+    /// Largest IP packet, bytes.
+    pub mtu: u16,
+    /// Addresses behind it: a pod's own, the node's for the host port, the interface's for uplinks.
+    pub addresses: Arc<[IpAddr]>,
+    /// Policy judged towards the endpoint.
+    pub ingress: Attachment,
+    /// Policy judged from the endpoint.
+    pub egress: Attachment,
+    /// Shard of the generations that a change of this endpoint's policy bumps.
+    pub policy_shard: Shard,
+}
+
+/// Index into the small array of generations that flow entries are stamped with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Shard(pub u16);
+
+/// How many generation shards there are; a power of two, and the array stays in L1.
+pub const SHARDS: usize = 1024;
+
+/// Where a destination lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where to.
+    pub target: RouteTarget,
+    /// The address lies in a pool of pod addresses, and what that pool says.
+    pub pool: Option<PoolFlags>,
+    /// Shard of the generations that a change of this route bumps.
+    pub shard: Shard,
+}
+
+/// The two facts of a pool that the packet path asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolFlags {
+    /// Masquerade what goes from here to no pool and no node.
+    pub nat_outgoing: bool,
+    /// A plain packet on the uplink from a source in this pool is spoofed.
+    pub demands_tunnel: bool,
+}
+
+/// Where to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteTarget {
+    /// A pod on this node.
+    LocalPod(PortId),
+    /// An address of this node: its own, or its tunnel addresses.
+    ThisNode,
+    /// A pod (or tunnel address) of another node; `tunnel` is `None` where it is reached plain, by the underlay route
+    /// to the address itself.
+    RemotePod {
+        /// The node that has it.
+        peer: PeerId,
+        /// The adjacency that encapsulates, chosen already.
+        tunnel: Option<AdjacencyId>,
+    },
+    /// An address of another node itself, by the underlay.
+    PeerNode(PeerId),
+    /// Anything else that the underlay has a route for.
+    Underlay,
+    /// An address of a local pod block that no pod has, or no route at all.
+    Unreachable,
+}
+
+/// Another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerId(pub u16);
+
+/// Index of an adjacency. Stable while the next hop is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AdjacencyId(pub u16);
+
+/// Everything needed to put a packet on a link: the port and the bytes to put before the IP header.
+///
+/// For a tunnel the outer headers are a template, copied whole; lengths, the UDP source port, DSCP/ECN, the IPv4
+/// identification and the outer IPv4 header checksum are written over it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adjacency {
+    /// Where it leaves.
+    pub port: PortId,
+    /// What kind of header goes before the packet.
+    pub encap: AdjacencyEncap,
+    /// The header bytes; for [`AdjacencyEncap::Ethernet`] the EtherType is the packet's family, written by the pipeline.
+    pub header: [u8; Adjacency::HEADER_MAX],
+    /// How many of them.
+    pub header_len: u8,
+    /// Largest (inner) IP packet that fits, bytes.
+    pub mtu: u16,
+    /// `false` while the next hop's MAC is unknown: packets wait for it, bounded.
+    pub resolved: bool,
+}
+
+impl Adjacency {
+    /// Ethernet, 802.1Q, IPv6, UDP, VXLAN, inner Ethernet.
+    pub const HEADER_MAX: usize = 14 + 4 + 40 + 8 + 8 + 14;
+}
+
+/// What kind of header goes before the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdjacencyEncap {
+    /// Ethernet (and perhaps a VLAN tag).
+    Ethernet,
+    /// Ethernet, IPv4, UDP, VXLAN, Ethernet.
+    Vxlan4,
+    /// Ethernet, IPv6, UDP, VXLAN, Ethernet.
+    Vxlan6,
+    /// Ethernet, IPv4.
+    Ipip,
+}
+
+/// What an address is to the Services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VipLookup<'a> {
+    /// A Service port.
+    Service(&'a Service),
+    /// The address is a VIP, but not with this protocol and port.
+    NoSuchPort,
+    /// In a service range, and no VIP.
+    Unassigned,
+    /// Nothing of the kind.
+    NotService,
+}
+
+/// One Service port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// What verdicts and flow entries call it.
+    pub id: ServiceId,
+    /// `<namespace>/<name>:<port name>`.
+    pub name: Arc<str>,
+    /// Backends that new flows may choose from, IPv4: the ready ones, or the serving and terminating where none is ready.
+    pub eligible_v4: Arc<[Backend]>,
+    /// The same, IPv6.
+    pub eligible_v6: Arc<[Backend]>,
+    /// Every backend that any slice lists: established flows may stay on it.
+    pub listed: Arc<[Backend]>,
+    /// ClientIP affinity in seconds, 0: none.
+    pub affinity_s: u32,
+    /// Shard of the generations that a change of this Service bumps.
+    pub shard: Shard,
+}
+
+/// A backend of a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Backend {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port, host order.
+    pub port: u16,
+}
+
+/// Index of a Service port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceId(pub u32);
+
+/// The tiers of policies that select an endpoint in one direction; empty: everything is allowed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attachment(pub Arc<[TierAttachment]>);
+
+/// One tier of an attachment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TierAttachment {
+    /// Indexes into the policy table, in order.
+    pub policies: Arc<[PolicyId]>,
+    /// What happens when no rule matches: deny (`true`) or pass.
+    pub default_deny: bool,
+}
+
+/// Index of a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PolicyId(pub u32);
+
+/// Which way a policy is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Direction {
+    /// Towards the endpoint.
+    Ingress,
+    /// From the endpoint.
+    Egress,
+}
+
+/// What policy is judged on: the packet as the pods see each other (after DNAT, before SNAT).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyQuery {
+    /// Source address.
+    pub src: IpAddr,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Destination port in host order; 0 where the protocol has none.
+    pub dst_port: u16,
+    /// Which way.
+    pub direction: Direction,
+}
+
+/// What policy says, and by which rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// May the flow pass?
+    pub allow: bool,
+    /// The rule that decided; `None` when no policy selects the endpoint (or every tier passed).
+    pub rule: Option<RuleId>,
+}
+
+/// A rule or default deny, 24 bits so that a flow entry can hold it: an index into the snapshot's rule table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RuleId(pub u32);
+
+/// The identity of what decided, for verdict lines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleOrigin {
+    /// API group, kind, namespace, name.
+    pub policy: Arc<contract::valid::Origin>,
+    /// Which way.
+    pub direction: Direction,
+    /// Rule index in the object; `None` for the default deny.
+    pub rule: Option<u32>,
+}
+
+/// This node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThisNode {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its own addresses, main one of each family first.
+    pub addresses: Arc<[IpAddr]>,
+    /// Addresses at which tunnel packets reach us (VXLAN and IPIP).
+    pub vteps: Arc<[IpAddr]>,
+    /// Our tunnel address towards VXLAN blocks, IPv4.
+    pub vxlan_address_v4: Option<IpAddr>,
+    /// Our tunnel address towards VXLAN blocks, IPv6.
+    pub vxlan_address_v6: Option<IpAddr>,
+    /// Our tunnel address towards IPIP blocks.
+    pub ipip_address_v4: Option<IpAddr>,
+    /// VXLAN network identifier.
+    pub vni: Vni,
+    /// VXLAN UDP port, host order.
+    pub vxlan_port: u16,
+    /// Source ports set aside for masquerade, first and last, host order.
+    pub snat_ports: (u16, u16),
+}
