@@ -39,9 +39,17 @@ const NO_CHUNK: u32 = u32::MAX;
 impl Memory {
     /// Memory of `chunks` chunks of `chunk_len` bytes on the heap, for ports that need no kernel.
     pub fn heap(chunks: usize, chunk_len: usize) -> Self {
-        assert!(chunk_len > HEADROOM && chunk_len <= usize::from(u16::MAX), "chunk_len {chunk_len}");
+        assert!(
+            chunk_len > HEADROOM && chunk_len <= usize::from(u16::MAX),
+            "chunk_len {chunk_len}"
+        );
         let free = (0..chunks as u32).rev().collect();
-        Self { bytes: vec![0; chunks * chunk_len].into_boxed_slice(), free, chunk_len, chunks }
+        Self {
+            bytes: vec![0; chunks * chunk_len].into_boxed_slice(),
+            free,
+            chunk_len,
+            chunks,
+        }
     }
 
     /// Chunks that are neither in a frame nor in a ring.
@@ -117,7 +125,9 @@ impl Frame {
     /// Makes room for `count` bytes before the packet (headers to be written). `false` when the headroom is too small.
     #[must_use]
     pub fn push_front(&mut self, count: usize) -> bool {
-        let Some(offset) = usize::from(self.offset).checked_sub(count) else { return false };
+        let Some(offset) = usize::from(self.offset).checked_sub(count) else {
+            return false;
+        };
         self.offset = offset as u16;
         self.len += count as u16;
         true
@@ -126,7 +136,9 @@ impl Frame {
     /// Cuts `count` bytes off the front (headers that were read). `false` when the first chunk has fewer.
     #[must_use]
     pub fn trim_front(&mut self, count: usize) -> bool {
-        let Some(len) = usize::from(self.len).checked_sub(count) else { return false };
+        let Some(len) = usize::from(self.len).checked_sub(count) else {
+            return false;
+        };
         self.len = len as u16;
         self.offset += count as u16;
         true
