@@ -3,12 +3,19 @@
 //! A worker owns one [`Memory`] and one queue of every port. Frames are linear handles into that memory: each is in
 //! exactly one place (a ring, a batch, a hold queue, the free list), so forwarding between ports moves a handle.
 
+pub mod checksum;
+pub mod clock;
 pub mod memory;
+pub mod region;
 pub mod ring;
+pub mod wait;
 
-use std::time::Duration;
+use std::{os::fd::RawFd, time::Duration};
 
 pub use memory::{Frame, Memory};
+pub use region::Region;
+pub use ring::RingPort;
+pub use wait::Waker;
 
 /// Frames that one call of [`PacketIo::rx`] or one batch holds at most.
 pub const BATCH_MAX: usize = 64;
@@ -28,10 +35,32 @@ pub trait PacketIo {
     /// Sleeps until one of `ports` has frames to receive, or the timeout. Spurious returns are fine, lost wake-ups are not.
     fn wait(ports: &mut [&mut Self], timeout: Duration)
     where
-        Self: Sized;
+        Self: Sized,
+    {
+        wait::wait(ports, None, timeout);
+    }
+
+    /// As [`wait`](Self::wait), and returns when `waker` is woken too: how the config thread reaches a worker that sleeps.
+    fn wait_or_wake(ports: &mut [&mut Self], waker: &Waker, timeout: Duration)
+    where
+        Self: Sized,
+    {
+        wait::wait(ports, Some(waker), timeout);
+    }
 
     /// What the port can do for frames that it sends.
     fn capabilities(&self) -> Capabilities;
+
+    /// The next [`rx`](Self::rx) would give frames. Asked before the worker sleeps; `false` is right for a port whose
+    /// [`wait_fd`](Self::wait_fd) is readable then.
+    fn has_input(&mut self) -> bool {
+        false
+    }
+
+    /// A descriptor that is readable while frames wait. `None` for a port that never has to be waited for.
+    fn wait_fd(&self) -> Option<RawFd> {
+        None
+    }
 }
 
 /// What a port can do. Data, not methods: the worker copies it once.
