@@ -265,9 +265,7 @@ mod tests {
             payload_len,
         );
         let mut bytes = header.as_bytes().to_vec();
-        chain
-            .iter()
-            .for_each(|extension| bytes.extend_from_slice(extension));
+        bytes.extend(chain.as_flattened());
         bytes
     }
 

@@ -9,13 +9,18 @@
 pub mod addr;
 pub mod checksum;
 pub mod ethernet;
+pub mod icmp;
+pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
+pub mod packet;
 pub mod proto;
+pub mod sctp;
 pub mod tcp;
 pub mod udp;
 
 pub use addr::{Mac, Port, Vni};
+pub use packet::Packet;
 pub use proto::IpProtocol;
 /// Integers in network byte order without alignment, as every view's fields are.
 pub use zerocopy::network_endian::{U16, U32};

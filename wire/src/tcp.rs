@@ -206,7 +206,7 @@ mod tests {
 
     fn segment(options: &[u8]) -> Vec<u8> {
         let mut header = TcpHeader::new(Port::new(1), Port::new(2), 100, 200, TcpFlags::SYN);
-        header.offset_reserved = ((HEADER_LEN + options.len()) / 4 << 4) as u8;
+        header.offset_reserved = ((HEADER_LEN + options.len()) * 4) as u8;
         [header.as_bytes(), options].concat()
     }
 
