@@ -5,9 +5,13 @@
 
 pub mod checksum;
 pub mod clock;
+pub mod fault;
 pub mod memory;
+pub mod merge;
+pub mod pcap;
 pub mod region;
 pub mod ring;
+pub mod tap;
 pub mod wait;
 
 use std::{os::fd::RawFd, time::Duration};
