@@ -7,17 +7,22 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod addr;
+pub mod arp;
 pub mod checksum;
 pub mod ethernet;
 pub mod icmp;
 pub mod icmpv6;
+pub mod ipip;
 pub mod ipv4;
 pub mod ipv6;
+pub mod nd;
 pub mod packet;
 pub mod proto;
+pub mod reply;
 pub mod sctp;
 pub mod tcp;
 pub mod udp;
+pub mod vxlan;
 
 pub use addr::{Mac, Port, Vni};
 pub use packet::Packet;

@@ -1,4 +1,4 @@
-//! SCTP, RFC 9260: common header, first chunk, CRC32c.
+//! SCTP, RFC 9260: common header, first chunk, `CRC32c`.
 
 use zerocopy::network_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -50,7 +50,7 @@ pub struct SctpHeader {
     pub dst: Port,
     /// Verification tag of the receiver.
     pub verification_tag: U32,
-    /// CRC32c as it lies on the wire, see [`crc32c`].
+    /// `CRC32c` as it lies on the wire, see [`crc32c`].
     pub checksum: [u8; 4],
 }
 
@@ -97,7 +97,7 @@ fn checksum_of(packet: &[u8]) -> Option<[u8; 4]> {
     Some((!crc).to_le_bytes())
 }
 
-/// CRC32c of `bytes` (Castagnoli), RFC 9260 appendix A. On the wire its low byte comes first.
+/// `CRC32c` of `bytes` (Castagnoli), RFC 9260 appendix A. On the wire its low byte comes first.
 pub fn crc32c(bytes: &[u8]) -> u32 {
     !update(!0, bytes)
 }

@@ -286,22 +286,22 @@ fn read_l4(packet: &mut Packet, bytes: &[u8], cut: Cut) -> Result<(), Malformed>
 
 /// The first eight bytes of `l4`, if it has at least `len_min` (eight or more).
 #[inline]
-fn checked_head(l4: &[u8], len_min: usize) -> Option<&[u8; 8]> {
+fn checked_head(l4: &[u8], len_min: usize) -> Option<[u8; 8]> {
     if l4.len() < len_min {
         None
     } else {
-        l4.first_chunk()
+        l4.first_chunk().copied()
     }
 }
 
 #[inline]
-fn read_ports(packet: &mut Packet, head: &[u8; 8]) {
+fn read_ports(packet: &mut Packet, head: [u8; 8]) {
     packet.sport = Port::from_wire([head[0], head[1]]);
     packet.dport = Port::from_wire([head[2], head[3]]);
 }
 
 #[inline]
-fn read_icmp(packet: &mut Packet, head: &[u8; 8], is_echo: bool) {
+fn read_icmp(packet: &mut Packet, head: [u8; 8], is_echo: bool) {
     packet.icmp_type = head[0];
     packet.icmp_code = head[1];
     if is_echo {
