@@ -102,6 +102,11 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
     !update(!0, bytes)
 }
 
+/// Continues a CRC32c over data in pieces: `crc` is that of what came before (0 for nothing), `bytes` what follows.
+pub fn crc32c_append(crc: u32, bytes: &[u8]) -> u32 {
+    !update(!crc, bytes)
+}
+
 /// Takes `bytes` into a running CRC, eight at a time.
 fn update(mut crc: u32, bytes: &[u8]) -> u32 {
     let (blocks, rest) = bytes.as_chunks::<8>();
@@ -156,6 +161,15 @@ const fn tables() -> [[u32; 256]; 8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_crc_of_pieces_is_the_crc_of_the_whole() {
+        let data: [u8; 61] = core::array::from_fn(|i| (i * 7) as u8);
+        for cut in 0..data.len() {
+            let (head, tail) = data.split_at(cut);
+            assert_eq!(crc32c_append(crc32c_append(0, head), tail), crc32c(&data));
+        }
+    }
 
     #[test]
     fn the_check_values_of_crc32c_come_out() {
