@@ -1,0 +1,306 @@
+//! The index: buckets of one cache line that map a hash to the records whose keys may match.
+//!
+//! A key lives in its primary bucket, or, when that was full, in one of four alternates. The primary counts how many
+//! of its keys each alternate holds, so that a miss normally reads one line and nothing is ever displaced. The index
+//! alone decides nothing: a candidate is confirmed by the key in its record.
+//!
+//! | words of a bucket | bits | field |
+//! | --- | --- | --- |
+//! | 0, 1 | 4 × 16 each | signatures of lanes 0 to 7; 0: not (yet) matchable |
+//! | 2 | 2 × 16 | signatures of lanes 8, 9 |
+//! | 2 | 32.. 4 × 8 | keys of this primary that live in alternate 1 to 4 |
+//! | 3..8 | 2 × 32 each | record index + 1 of lanes 0 to 9; 0: free |
+
+use crate::{
+    hash::FlowHash,
+    prefetch::prefetch,
+    signature::{LANES, matches},
+    sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release},
+};
+
+/// One cache line.
+pub(crate) type Bucket = [AtomicU64; 8];
+
+/// A view of the buckets of a region.
+#[derive(Clone, Copy)]
+pub(crate) struct Index<'t> {
+    buckets: &'t [Bucket],
+}
+
+/// How many other buckets a key may live in.
+const ALTERNATES: usize = 4;
+
+impl<'t> Index<'t> {
+    pub(crate) fn new(words: &'t [AtomicU64]) -> Self {
+        Self {
+            buckets: words.as_chunks().0,
+        }
+    }
+
+    #[inline]
+    fn primary(self, hash: FlowHash) -> usize {
+        // A multiplication where a power of two would need a mask: the index is as large as it must be, no larger.
+        ((hash.bucket_bits() * self.buckets.len() as u64) >> 32) as usize
+    }
+
+    /// Alternate `nth` of 1 to 4. The stride is at most a fifth of the buckets, so that all five are distinct.
+    fn alternate(self, hash: FlowHash, nth: usize) -> usize {
+        let buckets = self.buckets.len();
+        let stride = 1 + ((hash.step_bits() * (buckets as u64 / 5)) >> 16) as usize;
+        let at = self.primary(hash) + nth * stride.min(buckets / 5);
+        if at < buckets { at } else { at - buckets }
+    }
+
+    /// Brings the primary bucket nearer.
+    #[inline]
+    pub(crate) fn prefetch(self, hash: FlowHash) {
+        prefetch(&self.buckets[self.primary(hash)]);
+    }
+
+    /// The primary bucket's candidates and whether there may be others elsewhere.
+    #[inline]
+    pub(crate) fn candidates(self, hash: FlowHash) -> Candidates<'t> {
+        Candidates::of(&self.buckets[self.primary(hash)], hash)
+    }
+
+    /// The first record among all candidates for which `confirm` gives a value.
+    #[inline]
+    pub(crate) fn find<R>(self, hash: FlowHash, mut confirm: impl FnMut(u32) -> Option<R>) -> Option<R> {
+        let primary = self.candidates(hash);
+        let overflow = primary.overflow;
+        for record in primary {
+            if let Some(found) = confirm(record) {
+                return Some(found);
+            }
+        }
+        if overflow == 0 {
+            None
+        } else {
+            self.find_elsewhere(hash, overflow, confirm)
+        }
+    }
+
+    #[cold]
+    fn find_elsewhere<R>(
+        self,
+        hash: FlowHash,
+        overflow: u32,
+        mut confirm: impl FnMut(u32) -> Option<R>,
+    ) -> Option<R> {
+        (1..=ALTERNATES)
+            .filter(|nth| overflow >> (8 * (nth - 1)) & 0xff != 0)
+            .flat_map(|nth| Candidates::of(&self.buckets[self.alternate(hash, nth)], hash))
+            .find_map(&mut confirm)
+    }
+
+    /// Makes `record`, whose key is written, findable under `hash`. False if all its buckets are full.
+    ///
+    /// At most five buckets are looked at, and nothing is moved.
+    pub(crate) fn place(self, hash: FlowHash, record: u32) -> bool {
+        let primary = &self.buckets[self.primary(hash)];
+        if claim(primary, hash, record) {
+            return true;
+        }
+        for nth in 1..=ALTERNATES {
+            let one = 1 << (32 + 8 * (nth - 1));
+            // Counted first: whoever misses the count, and so this alternate, looked before we placed anything. The
+            // count cannot overflow: an alternate has 10 lanes, and one more is pending per thread.
+            primary[2].fetch_add(one, AcqRel);
+            if claim(&self.buckets[self.alternate(hash, nth)], hash, record) {
+                return true;
+            }
+            primary[2].fetch_sub(one, AcqRel);
+        }
+        false
+    }
+
+    /// Takes `record` out. The caller has the only right to; false if it is not there.
+    pub(crate) fn unlink(self, hash: FlowHash, record: u32) -> bool {
+        let primary = &self.buckets[self.primary(hash)];
+        if release(primary, record) {
+            return true;
+        }
+        for nth in 1..=ALTERNATES {
+            if release(&self.buckets[self.alternate(hash, nth)], record) {
+                primary[2].fetch_sub(1 << (32 + 8 * (nth - 1)), AcqRel);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Forgets everything. Only while nobody else uses the table.
+    pub(crate) fn clear(self) {
+        for word in self.buckets.as_flattened() {
+            word.store(0, Relaxed);
+        }
+    }
+
+    /// Buckets with a key elsewhere, and all buckets.
+    pub(crate) fn overflowed(self) -> (usize, usize) {
+        let overflowed = self
+            .buckets
+            .iter()
+            .filter(|bucket| bucket[2].load(Relaxed) >> 32 != 0)
+            .count();
+        (overflowed, self.buckets.len())
+    }
+}
+
+/// Records of one bucket whose signature matches, lowest lane first.
+pub(crate) struct Candidates<'t> {
+    bucket: &'t Bucket,
+    mask: u32,
+    /// Four 8-bit counts of keys in the alternates.
+    pub(crate) overflow: u32,
+}
+
+impl<'t> Candidates<'t> {
+    #[inline]
+    fn of(bucket: &'t Bucket, hash: FlowHash) -> Self {
+        // Acquire pairs with the Release in `claim`: a signature we see comes with its record index and key.
+        let words = [
+            bucket[0].load(Acquire),
+            bucket[1].load(Acquire),
+            bucket[2].load(Acquire),
+        ];
+        Self {
+            bucket,
+            mask: matches(words, hash.signature()),
+            overflow: (words[2] >> 32) as u32,
+        }
+    }
+}
+
+impl Iterator for Candidates<'_> {
+    type Item = u32;
+
+    #[inline]
+    fn next(&mut self) -> Option<u32> {
+        while self.mask != 0 {
+            let lane = self.mask.trailing_zeros() as usize;
+            self.mask &= self.mask - 1;
+            // Acquire pairs with the Release in `claim`, for a lane that changed hands since we read its signature.
+            // The mask keeps the compiler from a bounds check; a lane is below 10.
+            let record = index_of(self.bucket[(3 + lane / 2) & 7].load(Acquire), lane);
+            if record != 0 {
+                return Some(record - 1);
+            }
+        }
+        None
+    }
+}
+
+/// Takes a free lane for `record`, then sets its signature. Lock-free: it tries again only where another succeeded.
+fn claim(bucket: &Bucket, hash: FlowHash, record: u32) -> bool {
+    let mut lane = 0;
+    let mut word = bucket[3].load(Acquire);
+    while lane < LANES {
+        if index_of(word, lane) != 0 {
+            lane += 1;
+            if lane < LANES && lane % 2 == 0 {
+                word = bucket[3 + lane / 2].load(Acquire);
+            }
+            continue;
+        }
+        let taken = word | u64::from(record + 1) << (32 * (lane % 2));
+        // Release: publishes the key written before. Acquire: pairs with `release`, whose clearing of the signature
+        // must precede our setting of it.
+        match bucket[3 + lane / 2].compare_exchange(word, taken, AcqRel, Acquire) {
+            Ok(_) => {
+                let signature = u64::from(hash.signature()) << (16 * (lane % 4));
+                // Release as above. The lane's bits are 0 and ours alone, so adding is setting.
+                bucket[lane / 4].fetch_add(signature, AcqRel);
+                return true;
+            }
+            Err(now) => word = now,
+        }
+    }
+    false
+}
+
+/// Frees the lane of `record`, if it is here: signature first, so that a free lane never has one.
+fn release(bucket: &Bucket, record: u32) -> bool {
+    for lane in 0..LANES {
+        let word = bucket[3 + lane / 2].load(Acquire);
+        if index_of(word, lane) != record + 1 {
+            continue;
+        }
+        let (shift, at) = (16 * (lane % 4), lane / 4);
+        bucket[at].fetch_and(!(0xffff << shift), AcqRel);
+        // Release pairs with the Acquire in `claim`.
+        bucket[3 + lane / 2].fetch_and(!(u64::from(u32::MAX) << (32 * (lane % 2))), Release);
+        return true;
+    }
+    false
+}
+
+#[inline]
+fn index_of(word: u64, lane: usize) -> u32 {
+    (word >> (32 * (lane % 2))) as u32
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn words(buckets: usize) -> Vec<AtomicU64> {
+        (0..buckets * 8).map(|_| AtomicU64::new(0)).collect()
+    }
+
+    fn all(index: Index<'_>, hash: FlowHash) -> Vec<u32> {
+        let mut found = Vec::new();
+        index.find::<()>(hash, |record| {
+            found.push(record);
+            None
+        });
+        found
+    }
+
+    #[test]
+    fn equal_hashes_fill_five_buckets_and_are_then_refused() {
+        let words = words(64);
+        let index = Index::new(&words);
+        let hash = FlowHash(0x8000_0000_1234_5678);
+        let placed = (0..1000).take_while(|&record| index.place(hash, record)).count();
+        assert_eq!(placed, LANES * (1 + ALTERNATES));
+        assert_eq!(all(index, hash).len(), placed);
+        // The refusal left nothing behind, and everything can be taken out again, in any order.
+        for record in (0..placed as u32).rev() {
+            assert!(index.unlink(hash, record));
+            assert!(!index.unlink(hash, record));
+        }
+        assert!(words.iter().all(|word| word.load(Relaxed) == 0));
+    }
+
+    #[test]
+    fn a_bucket_and_its_alternates_are_five_different_ones() {
+        for buckets in [8, 9, 64, 100, 12345] {
+            let words = words(buckets);
+            let index = Index::new(&words);
+            for n in 0..5000u64 {
+                let hash = FlowHash(crate::hash::mix(n));
+                let mut five = vec![index.primary(hash)];
+                five.extend((1..=ALTERNATES).map(|nth| index.alternate(hash, nth)));
+                five.sort_unstable();
+                five.dedup();
+                assert_eq!(five.len(), 5, "{buckets} buckets");
+            }
+        }
+    }
+
+    /// The load the layout aims at: everything finds a place, and few buckets overflow.
+    #[test]
+    fn at_full_load_a_miss_reads_one_line_in_98_of_100() {
+        let words = words(1 << 14);
+        let index = Index::new(&words);
+        for n in 0..(5 << 14) {
+            assert!(
+                index.place(FlowHash(crate::hash::mix(n)), n as u32),
+                "key {n} found no place"
+            );
+        }
+        let (overflowed, buckets) = index.overflowed();
+        assert!(overflowed * 50 < buckets, "{overflowed} of {buckets}");
+    }
+}

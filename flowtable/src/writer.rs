@@ -1,0 +1,517 @@
+//! Installing, removing and deciding again: what one worker does to the table.
+
+use std::collections::VecDeque;
+
+use crate::{
+    counters::{Count, WorkerCounters},
+    hash::FlowHash,
+    pool::CHUNK,
+    quiescence::Worker,
+    record::{Both, Direction, FlowRef, Unreadable},
+    state::{Lifecycle, State},
+    sync::{Acquire, Arc, Relaxed, Release, SeqCst, fence, lock},
+    table::Table,
+};
+
+/// Why a connection was not installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The original key is in the table, as either direction of this connection. Another worker may be about to finish
+    /// installing it: then reading it says [`Busy`](Unreadable::Busy).
+    #[error("the connection exists: {0:?}")]
+    Exists(FlowRef),
+    /// The reply key is in the table, as either direction of this connection: for SNAT, try another port.
+    #[error("the reply key belongs to {0:?}")]
+    ReplyTaken(FlowRef),
+    /// The limit is reached, no slot is free, or (rarer than once in 10⁹ keys in a full table) no place in the index.
+    #[error("the flow table is full")]
+    Full,
+}
+
+/// What a re-decision came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The connection goes on with what was written.
+    Keep,
+    /// The connection is removed.
+    Remove,
+}
+
+/// The part of the slots that a worker sweeps: chunks of 64 slots, dealt round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Which of the sweeping workers this is, from 0.
+    pub index: u32,
+    /// How many workers sweep.
+    pub of: u32,
+}
+
+impl Share {
+    /// Everything, for a single worker.
+    pub const ALL: Self = Self { index: 0, of: 1 };
+}
+
+/// One worker's way to change a [`Table`]. Holds its free slots and those in limbo; give it back by dropping it.
+#[derive(Debug)]
+pub struct Writer<const K: usize, const W: usize> {
+    pub(crate) table: Arc<Table<K, W>>,
+    worker: usize,
+    /// Free slots, at most twice [`CHUNK`].
+    cache: Vec<u32>,
+    /// Removed since the last stamp.
+    removed: Vec<u32>,
+    /// Removed slots with stamps, oldest first: free once the domain's horizon reaches the stamp.
+    limbo: VecDeque<(u64, u32)>,
+    /// Inserts allowed before the limit is looked at again.
+    credit: u32,
+    pub(crate) share: Share,
+    /// Next slot to sweep, counted within the share.
+    pub(crate) hand: u32,
+}
+
+impl<const K: usize, const W: usize> Table<K, W> {
+    /// The way for `worker`'s thread to change the table. Memory for its lists is taken here.
+    ///
+    /// # Panics
+    /// If `worker` is of another domain or has a writer of this table already, or `share` is impossible.
+    pub fn writer(self: &Arc<Self>, worker: &Worker, share: Share) -> Writer<K, W> {
+        assert!(
+            Arc::ptr_eq(worker.domain(), self.domain()),
+            "the worker is of another domain"
+        );
+        assert!(share.index < share.of, "share {} of {}", share.index, share.of);
+        let seat = &self.worker_counters(worker.index()).taken;
+        // Acquire pairs with the Release in `Writer::drop`.
+        let free = seat.compare_exchange(0, 1, Acquire, Relaxed).is_ok();
+        assert!(
+            free,
+            "worker {} has a writer of this table already",
+            worker.index()
+        );
+        Writer {
+            table: Arc::clone(self),
+            worker: worker.index(),
+            cache: Vec::with_capacity(4 * CHUNK),
+            removed: Vec::with_capacity(REMOVED_MAX),
+            limbo: VecDeque::with_capacity(LIMBO_FIRST),
+            credit: 0,
+            share,
+            hand: 0,
+        }
+    }
+}
+
+impl<const K: usize, const W: usize> Writer<K, W> {
+    /// The table this changes.
+    pub fn table(&self) -> &Arc<Table<K, W>> {
+        &self.table
+    }
+
+    /// Installs a connection: both directions or none. `init` writes the payload and the state bits, which start at 0.
+    ///
+    /// Of several workers that install the same key at once, exactly one wins. Nobody sees the connection before its
+    /// payload is complete. If both keys are equal, the connection is found in its original direction only.
+    pub fn insert(
+        &mut self,
+        original: &[u64; K],
+        reply: &[u64; K],
+        init: impl FnOnce(&mut Both<'_, K, W>),
+    ) -> Result<FlowRef, Refused> {
+        let hashes = [self.table.hash(original), self.table.hash(reply)];
+        self.insert_hashed([original, reply], hashes, init)
+    }
+
+    /// [`insert`](Self::insert) with the hashes of original and reply key at hand.
+    pub fn insert_hashed(
+        &mut self,
+        keys: [&[u64; K]; 2],
+        hashes: [FlowHash; 2],
+        init: impl FnOnce(&mut Both<'_, K, W>),
+    ) -> Result<FlowRef, Refused> {
+        let table = Arc::clone(&self.table);
+        table.prefetch(hashes[1]);
+        // Who is there already costs no slot: a search for a free SNAT port meets many.
+        if let Some(flow) = table.lookup(keys[0], hashes[0]) {
+            return Err(Refused::Exists(flow));
+        }
+        if let Some(flow) = table.lookup(keys[1], hashes[1]) {
+            return Err(Refused::ReplyTaken(flow));
+        }
+        let Some(slot) = self.allocate() else {
+            self.count(Count::RefusedFull);
+            return Err(Refused::Full);
+        };
+        let installing = install(&table, slot, keys, init);
+        let one_key = keys[0] == keys[1];
+        // The reply key goes first; readers see neither until the state says so.
+        let index = table.index();
+        let reply_placed = one_key || index.place(hashes[1], FlowRef::of(slot, Direction::Reply).index());
+        let placed = [
+            index.place(hashes[0], FlowRef::of(slot, Direction::Original).index()),
+            reply_placed,
+        ];
+        let outcome = if placed == [true, true] {
+            table.commit(slot, keys, hashes, &installing)
+        } else {
+            Err(Refused::Full)
+        };
+        match outcome {
+            Ok(()) => {
+                self.credit -= 1;
+                self.count(Count::Inserts);
+                Ok(FlowRef::of(slot, Direction::Original))
+            }
+            Err(refused) => {
+                self.count(if refused == Refused::Full {
+                    Count::RefusedIndex
+                } else {
+                    Count::RacesLost
+                });
+                // Nobody helps an Installing record along, and who aborted it has left it to us.
+                for record in table.records(slot) {
+                    record.force_state(|state| state.with_lifecycle(Lifecycle::Aborted));
+                }
+                if placed[0] {
+                    index.unlink(hashes[0], FlowRef::of(slot, Direction::Original).index());
+                }
+                if placed[1] && !one_key {
+                    index.unlink(hashes[1], FlowRef::of(slot, Direction::Reply).index());
+                }
+                self.retire(slot);
+                Err(refused)
+            }
+        }
+    }
+
+    /// Removes a connection, by either of its directions. Of several workers that try, exactly one gets `Ok`.
+    ///
+    /// The slot is reused only after every worker has passed a batch boundary.
+    pub fn remove(&mut self, flow: FlowRef) -> Result<(), Unreadable> {
+        self.remove_if(flow, |_| true)
+    }
+
+    /// Removes a connection if `judge` says so of the original direction's state bits, which then did not change
+    /// before the removal. `Ok` also if `judge` declined.
+    pub fn remove_if(&mut self, flow: FlowRef, judge: impl Fn(u64) -> bool) -> Result<(), Unreadable> {
+        let mut state = self.table.record(flow.original()).state();
+        loop {
+            if !state.is_stable() {
+                return Err(Unreadable::because(state));
+            }
+            if !judge(state.bits()) {
+                return Ok(());
+            }
+            match self.remove_observed(flow.slot(), state) {
+                Ok(()) => return Ok(()),
+                Err(now) => state = now,
+            }
+        }
+    }
+
+    /// Removes the connection in `slot` if its state still is `observed`, which is stable.
+    pub(crate) fn remove_observed(&mut self, slot: u32, observed: State) -> Result<(), State> {
+        let table = Arc::clone(&self.table);
+        let [original, _] = table.records(slot);
+        original.change_state(observed, observed.closed().with_lifecycle(Lifecycle::Closing))?;
+        self.bury(slot);
+        Ok(())
+    }
+
+    /// Gives the caller the exclusive right to rewrite both directions, unless another worker has it.
+    ///
+    /// Readers get either all of the old or all of the new, and [`Busy`](Unreadable::Busy) in between. If `decide`
+    /// panics the connection stays busy for good: a worker that panics ends the process, and adoption drops it.
+    pub fn redecide(
+        &mut self,
+        flow: FlowRef,
+        decide: impl FnOnce(&mut Both<'_, K, W>) -> Decision,
+    ) -> Result<Decision, Unreadable> {
+        let table = Arc::clone(&self.table);
+        let slot = flow.slot();
+        let records @ [original, reply] = table.records(slot);
+        let mut before = original.state();
+        loop {
+            if !before.is_stable() {
+                return Err(Unreadable::because(before));
+            }
+            match original.change_state(before, before.opened().with_lifecycle(Lifecycle::Deciding)) {
+                Ok(()) => break,
+                Err(now) => before = now,
+            }
+        }
+        // The reply's bits may change, and its installer may finish, up to here.
+        let reply_before = reply.force_state(|state| state.opened().with_lifecycle(Lifecycle::Deciding));
+        let mut both = Both::open(records, [before.bits(), reply_before.bits()]);
+        let decision = decide(&mut both);
+        match decision {
+            Decision::Keep => {
+                // Plain stores: nobody else changes a Deciding state. The original goes last, so that a connection
+                // whose original is Live is whole: adoption relies on it.
+                let [bits, reply_bits] = both.bits;
+                reply.set_state(
+                    reply_before
+                        .closed()
+                        .with_lifecycle(Lifecycle::Live)
+                        .with_bits(reply_bits),
+                );
+                original.set_state(before.opened().closed().with_bits(bits));
+            }
+            Decision::Remove => {
+                original.set_state(before.opened().closed().with_lifecycle(Lifecycle::Closing));
+                self.bury(slot);
+            }
+        }
+        self.count(Count::Redecisions);
+        Ok(decision)
+    }
+
+    /// Moves removed slots on: call once per batch, after [`Worker::quiescent`]. Also done by
+    /// [`sweep`](Self::sweep) and by an insert that finds no slot.
+    pub fn maintain(&mut self) {
+        self.stamp();
+        self.credit = 0;
+        if !self.limbo.is_empty() {
+            let horizon = self.table.domain().horizon();
+            while let Some(&(stamp, slot)) = self.limbo.front()
+                && stamp <= horizon
+            {
+                self.limbo.pop_front();
+                self.free(slot);
+            }
+        }
+    }
+
+    /// Slots this worker holds: free ones, and those in limbo.
+    pub fn held(&self) -> (usize, usize) {
+        (self.cache.len(), self.removed.len() + self.limbo.len())
+    }
+
+    pub(crate) fn count(&self, count: Count) {
+        self.counters().increment(count);
+    }
+
+    fn counters(&self) -> &WorkerCounters {
+        self.table.worker_counters(self.worker)
+    }
+
+    /// Takes a Closing connection, which is ours since its original's state changed, out of the index.
+    fn bury(&mut self, slot: u32) {
+        let table = Arc::clone(&self.table);
+        let [original, reply] = table.records(slot);
+        reply.force_state(|state| state.closed().with_lifecycle(Lifecycle::Closing));
+        let (original_key, reply_key) = (original.key(), reply.key());
+        let index = table.index();
+        let original_ref = FlowRef::of(slot, Direction::Original);
+        let unlinked = index.unlink(table.hash(&original_key), original_ref.index());
+        debug_assert!(unlinked, "a live original key is in the index");
+        if original_key != reply_key {
+            let unlinked = index.unlink(table.hash(&reply_key), original_ref.peer().index());
+            debug_assert!(unlinked, "a live reply key is in the index");
+        }
+        self.count(Count::Removes);
+        self.retire(slot);
+    }
+
+    /// Puts a slot that is out of the index in limbo.
+    fn retire(&mut self, slot: u32) {
+        self.removed.push(slot);
+        if self.removed.len() >= REMOVED_MAX {
+            self.stamp();
+        }
+    }
+
+    /// One stamp for all that was removed since the last: what was unlinked before is unreachable from then on.
+    fn stamp(&mut self) {
+        if self.removed.is_empty() {
+            return;
+        }
+        let stamp = self.table.domain().retire();
+        self.limbo
+            .extend(self.removed.drain(..).map(|slot| (stamp, slot)));
+    }
+
+    /// A slot that nobody can reach becomes free: to the cache, and from a full cache to everyone.
+    fn free(&mut self, slot: u32) {
+        for record in self.table.records(slot) {
+            // The sequence goes on, so that a reader from the slot's earlier life would notice.
+            record.set_state(
+                record
+                    .state()
+                    .closed()
+                    .with_lifecycle(Lifecycle::Free)
+                    .with_bits(0),
+            );
+        }
+        self.cache.push(slot);
+        if self.cache.len() > 2 * CHUNK {
+            let spare = self.cache.len() - CHUNK;
+            self.table.pool.push(&self.table, &self.cache[spare..]);
+            self.cache.truncate(spare);
+        }
+    }
+
+    /// A free slot, if the limit allows.
+    fn allocate(&mut self) -> Option<u32> {
+        if self.credit == 0 {
+            let room = self.table.limit().saturating_sub(self.table.live());
+            if room == 0 {
+                return None;
+            }
+            // Only part of the room, since others take their part: looked at again within the batch.
+            let workers = self.table.domain().workers_max() as u32;
+            self.credit = (room / (4 * workers.max(1))).clamp(1, CREDIT_MAX);
+        }
+        loop {
+            if let Some(slot) = self.cache.pop() {
+                return Some(slot);
+            }
+            if !self.table.pool.pop(&self.table, &mut self.cache) && !self.reclaim() {
+                return None;
+            }
+        }
+    }
+
+    /// Last resorts: our own limbo, then what departed workers left.
+    #[cold]
+    fn reclaim(&mut self) -> bool {
+        let credit = self.credit;
+        self.maintain();
+        self.credit = credit;
+        if self.cache.is_empty() {
+            let horizon = self.table.domain().horizon();
+            let table = Arc::clone(&self.table);
+            let mut orphans = lock(&table.orphans);
+            let free: Vec<_> = orphans
+                .extract_if(.., |(stamp, _)| *stamp <= horizon)
+                .take(CHUNK)
+                .collect();
+            drop(orphans);
+            for (_, slot) in free {
+                self.free(slot);
+            }
+        }
+        !self.cache.is_empty()
+    }
+}
+
+impl<const K: usize, const W: usize> Drop for Writer<K, W> {
+    fn drop(&mut self) {
+        self.maintain();
+        self.table.pool.push(&self.table, &self.cache);
+        lock(&self.table.orphans).extend(self.limbo.drain(..));
+        // Release pairs with the Acquire in `Table::writer`.
+        self.counters().taken.store(0, Release);
+    }
+}
+
+/// Writes both records of a slot that is ours. Returns the state bits to commit.
+fn install<const K: usize, const W: usize>(
+    table: &Table<K, W>,
+    slot: u32,
+    keys: [&[u64; K]; 2],
+    init: impl FnOnce(&mut Both<'_, K, W>),
+) -> [u64; 2] {
+    let records = table.records(slot);
+    for (record, key) in records.iter().zip(keys) {
+        let state = record.state();
+        debug_assert_eq!(state.lifecycle(), Lifecycle::Free, "a slot was handed out twice");
+        record.set_state(state.opened().with_lifecycle(Lifecycle::Installing).with_bits(0));
+        record.write_key(key);
+        record.clear_payload();
+    }
+    let mut both = Both::open(records, [0, 0]);
+    init(&mut both);
+    both.bits
+}
+
+impl<const K: usize, const W: usize> Table<K, W> {
+    /// Decides whether the placed connection in `slot` comes to life.
+    ///
+    /// Each contender has placed its keys before it looks for others, so of two with a common key at least one sees the
+    /// other. The lower slot goes on and aborts the higher, the higher gives way: one of them wins, nobody waits.
+    fn commit(
+        &self,
+        slot: u32,
+        keys: [&[u64; K]; 2],
+        hashes: [FlowHash; 2],
+        bits: &[u64; 2],
+    ) -> Result<(), Refused> {
+        // Orders our placing before our looking. Pairs with itself in the other contender.
+        fence(SeqCst);
+        if let Some(holder) = self.contend(slot, keys[0], hashes[0]) {
+            return Err(Refused::Exists(holder));
+        }
+        if let Some(holder) = self.contend(slot, keys[1], hashes[1]) {
+            return Err(Refused::ReplyTaken(holder));
+        }
+        let [original, reply] = self.records(slot);
+        let installing = original.state();
+        let live = installing
+            .closed()
+            .with_lifecycle(Lifecycle::Live)
+            .with_bits(bits[0]);
+        let committed = installing.lifecycle() == Lifecycle::Installing
+            && original.change_state(installing, live).is_ok();
+        if !committed {
+            // The contender that aborted us left its slot in the state's bits.
+            let winner = original.state().bits() as u32;
+            return Err(self.lost_to(winner, keys[0]));
+        }
+        let installing = reply.state();
+        if installing.lifecycle() == Lifecycle::Installing {
+            // Fails if the connection is being removed or decided again already, which then sets the state.
+            let _ = reply.change_state(
+                installing,
+                installing
+                    .closed()
+                    .with_lifecycle(Lifecycle::Live)
+                    .with_bits(bits[1]),
+            );
+        }
+        Ok(())
+    }
+
+    /// Another connection that holds `key` and to which `slot` must give way. Aborts those that must give way to us.
+    fn contend(&self, slot: u32, key: &[u64; K], hash: FlowHash) -> Option<FlowRef> {
+        self.index().find(hash, |record| {
+            let flow = FlowRef::new(record);
+            if flow.slot() == slot || !self.record(flow).has_key(key) {
+                return None;
+            }
+            let original = self.record(flow.original());
+            loop {
+                let state = original.state();
+                match state.lifecycle() {
+                    Lifecycle::Live | Lifecycle::Deciding => return Some(flow),
+                    Lifecycle::Installing if flow.slot() < slot => return Some(flow),
+                    Lifecycle::Installing => {
+                        let aborted = state.with_lifecycle(Lifecycle::Aborted).with_bits(slot.into());
+                        if original.change_state(state, aborted).is_ok() {
+                            return None;
+                        }
+                    }
+                    Lifecycle::Free | Lifecycle::Closing | Lifecycle::Aborted => return None,
+                }
+            }
+        })
+    }
+
+    /// What to tell an installer that the connection in slot `winner` aborted.
+    fn lost_to(&self, winner: u32, original_key: &[u64; K]) -> Refused {
+        let original = FlowRef::of(winner, Direction::Original);
+        for flow in [original, original.peer()] {
+            if self.record(flow).has_key(original_key) {
+                return Refused::Exists(flow);
+            }
+        }
+        // It had a common key with us, so it is the reply key.
+        Refused::ReplyTaken(original.peer())
+    }
+}
+
+/// Removals that share a stamp, unless the batch ends before.
+const REMOVED_MAX: usize = 64;
+/// Room in limbo before its list grows.
+const LIMBO_FIRST: usize = if cfg!(loom) { 4 } else { 4096 };
+/// Inserts between two looks at the limit, at most.
+const CREDIT_MAX: u32 = 64;
