@@ -5,5 +5,7 @@
 
 pub mod fragment;
 pub mod io;
+pub mod netlink;
 pub mod port;
+pub mod underlay;
 pub mod verdict;

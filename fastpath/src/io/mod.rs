@@ -9,6 +9,8 @@ pub mod fault;
 pub mod memory;
 pub mod merge;
 pub mod pcap;
+pub mod netns;
+pub mod poll;
 pub mod region;
 pub mod ring;
 pub mod tap;
