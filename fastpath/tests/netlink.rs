@@ -16,7 +16,9 @@ use fastpath::netlink::socket::{EventSocket, Events};
 /// Runs `test` in a fresh namespace, or says that it was skipped.
 fn in_namespace(test: impl FnOnce() + Send) {
     match NetworkNamespace::create() {
-        Ok(namespace) => namespace.run(test).expect("a thread can enter a namespace that we made"),
+        Ok(namespace) => namespace
+            .run(test)
+            .expect("a thread can enter a namespace that we made"),
         Err(e) => {
             assert!(
                 !std::env::var("RINGWAY_REQUIRE").is_ok_and(|r| r.split(',').any(|r| r == "root")),
@@ -29,15 +31,26 @@ fn in_namespace(test: impl FnOnce() + Send) {
 
 /// Runs `ip` with these words in the namespace of the calling thread.
 fn ip(words: &str) {
-    let output = Command::new("ip").args(words.split_whitespace()).output().expect("ip is installed");
-    assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("ip")
+        .args(words.split_whitespace())
+        .output()
+        .expect("ip is installed");
+    assert!(
+        output.status.success(),
+        "ip {words}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// Refreshes `mirror` by events until `done`, for at most two seconds.
 fn until(mirror: &mut Mirror, events: &mut EventSocket, what: &str, done: impl Fn(&Mirror) -> bool) {
     let end = Instant::now() + Duration::from_secs(2);
     while !done(mirror) {
-        assert!(Instant::now() < end, "not within 2 s: {what}; {:?}", mirror.underlay());
+        assert!(
+            Instant::now() < end,
+            "not within 2 s: {what}; {:?}",
+            mirror.underlay()
+        );
         poll::readable(&[events.as_fd()], Duration::from_millis(50)).unwrap();
         let seen = events.drain().unwrap();
         mirror.refresh(seen).unwrap();
@@ -45,7 +58,10 @@ fn until(mirror: &mut Mirror, events: &mut EventSocket, what: &str, done: impl F
 }
 
 fn uplink_eth0() -> PortInterfaces {
-    PortInterfaces { uplinks: vec!["eth0".into()], host: None }
+    PortInterfaces {
+        uplinks: vec!["eth0".into()],
+        host: None,
+    }
 }
 
 #[test]
@@ -65,7 +81,10 @@ fn routes_links_and_neighbours_follow_the_kernel() {
         });
         let underlay = mirror.underlay();
         assert_eq!(underlay.links.len(), 1);
-        assert_eq!((&*underlay.links[0].port, underlay.links[0].mtu), ("uplink", 1400));
+        assert_eq!(
+            (&*underlay.links[0].port, underlay.links[0].mtu),
+            ("uplink", 1400)
+        );
         assert_eq!(underlay.links[0].mac.to_string(), "02:00:0a:00:00:01");
 
         // ECMP of both families, a blackhole, a neighbour.
@@ -92,7 +111,9 @@ fn routes_links_and_neighbours_follow_the_kernel() {
         until(&mut mirror, &mut events, "changes", |m| {
             let u = m.underlay();
             u.links[0].mtu == 1300
-                && u.neighbours.iter().any(|n| n.mac.to_string() == "02:00:0a:00:00:99")
+                && u.neighbours
+                    .iter()
+                    .any(|n| n.mac.to_string() == "02:00:0a:00:00:99")
                 && u.routes
                     .iter()
                     .any(|r| r.prefix.to_string() == "192.0.2.0/24" && r.next_hops.len() == 1)
@@ -143,7 +164,11 @@ fn a_managed_neighbour_is_resolved_without_traffic() {
         ip("link add eth0 type veth peer name far");
         ip("link set eth0 up");
         ip("addr add 10.0.0.1/24 dev eth0");
-        ip(&format!("link set far netns /proc/{}/fd/{}", std::process::id(), far.as_raw_fd()));
+        ip(&format!(
+            "link set far netns /proc/{}/fd/{}",
+            std::process::id(),
+            far.as_raw_fd()
+        ));
         far.run(|| {
             ip("link set far up");
             ip("addr add 10.0.0.2/24 dev far");
@@ -151,14 +176,24 @@ fn a_managed_neighbour_is_resolved_without_traffic() {
         .unwrap();
         let mut events = EventSocket::open().unwrap();
         let mut mirror = Mirror::open(uplink_eth0()).unwrap();
-        until(&mut mirror, &mut events, "carrier", |m| m.link("eth0").is_some_and(|l| l.up));
-        mirror.manage([("uplink".into(), "10.0.0.2".parse::<IpAddr>().unwrap())]).unwrap();
+        until(&mut mirror, &mut events, "carrier", |m| {
+            m.link("eth0").is_some_and(|l| l.up)
+        });
+        mirror
+            .manage([("uplink".into(), "10.0.0.2".parse::<IpAddr>().unwrap())])
+            .unwrap();
         until(&mut mirror, &mut events, "the neighbour", |m| {
-            m.underlay().neighbours.iter().any(|n| n.address.to_string() == "10.0.0.2")
+            m.underlay()
+                .neighbours
+                .iter()
+                .any(|n| n.address.to_string() == "10.0.0.2")
         });
         // No longer wanted: an ordinary entry again, which the kernel may forget.
         mirror.manage([]).unwrap();
-        let shown = Command::new("ip").args(["neigh", "show", "10.0.0.2"]).output().unwrap();
+        let shown = Command::new("ip")
+            .args(["neigh", "show", "10.0.0.2"])
+            .output()
+            .unwrap();
         assert!(!String::from_utf8_lossy(&shown.stdout).contains("managed"));
     });
 }
@@ -189,15 +224,26 @@ fn the_host_port_is_made_routed_adopted_and_removed() {
             String::from_utf8_lossy(&output.stdout).into_owned()
         };
         let pod = get("10.244.7.7");
-        assert!(pod.contains("dev ringway-host") && pod.contains("src 10.244.1.1"), "{pod}");
+        assert!(
+            pod.contains("dev ringway-host") && pod.contains("src 10.244.1.1"),
+            "{pod}"
+        );
         let vip = get("fd10:96::1");
-        assert!(vip.contains("dev ringway-host") && vip.contains("src fd00::1"), "{vip}");
+        assert!(
+            vip.contains("dev ringway-host") && vip.contains("src fd00::1"),
+            "{vip}"
+        );
         // Our own routes are not part of the underlay.
         let mut ports = uplink_eth0();
         ports.host = Some(("ringway-fp".into(), "ringway-host".into()));
         let mirror = Mirror::open(ports).unwrap();
         let underlay = mirror.underlay();
-        assert!(underlay.routes.iter().all(|r| r.prefix.to_string() != "10.244.0.0/16"));
+        assert!(
+            underlay
+                .routes
+                .iter()
+                .all(|r| r.prefix.to_string() != "10.244.0.0/16")
+        );
         let host = underlay.links.iter().find(|l| &*l.port == "host").unwrap();
         assert!(host.mtu == 1450 && host.peer_mac.is_some());
         drop(mirror);

@@ -20,13 +20,17 @@ impl NetworkNamespace {
         on_thread(|| {
             // SAFETY: a plain system call without pointers; it moves only this new thread, which ends after it.
             check(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
-            Ok(Self { file: File::open("/proc/thread-self/ns/net")? })
+            Ok(Self {
+                file: File::open("/proc/thread-self/ns/net")?,
+            })
         })
     }
 
     /// The one at `path`: `/run/netns/<name>`, `/proc/<pid>/ns/net`.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
-        Ok(Self { file: File::open(path)? })
+        Ok(Self {
+            file: File::open(path)?,
+        })
     }
 
     /// Runs `work` on a thread inside the namespace and waits for it. Needs `CAP_SYS_ADMIN`.
@@ -56,5 +60,9 @@ fn on_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

@@ -167,7 +167,10 @@ impl HostPort {
         let mut message = LinkMessage::default();
         message.header.index = self.kernel_index;
         let name = self.kernel_end;
-        self.netlink.request(RouteNetlinkMessage::DelLink(message), 0, || format!("remove {name}"))?;
+        self.netlink
+            .request(RouteNetlinkMessage::DelLink(message), 0, || {
+                format!("remove {name}")
+            })?;
         Ok(())
     }
 
@@ -182,9 +185,10 @@ impl HostPort {
 
     fn remove_address(&mut self, address: IpAddr) -> Result<(), NetlinkError> {
         let message = self.address_message(address);
-        self.netlink.request(RouteNetlinkMessage::DelAddress(message), 0, || {
-            format!("remove tunnel address {address}")
-        })
+        self.netlink
+            .request(RouteNetlinkMessage::DelAddress(message), 0, || {
+                format!("remove tunnel address {address}")
+            })
     }
 
     fn address_message(&self, address: IpAddr) -> AddressMessage {
@@ -215,9 +219,10 @@ impl HostPort {
 
     fn remove_route(&mut self, route: HostRoute) -> Result<(), NetlinkError> {
         let message = self.route_message(route);
-        self.netlink.request(RouteNetlinkMessage::DelRoute(message), 0, || {
-            format!("remove the route {} into the host port", route.prefix)
-        })
+        self.netlink
+            .request(RouteNetlinkMessage::DelRoute(message), 0, || {
+                format!("remove the route {} into the host port", route.prefix)
+            })
     }
 
     fn route_message(&self, route: HostRoute) -> RouteMessage {
@@ -231,7 +236,9 @@ impl HostPort {
         message.header.kind = RouteType::Unicast;
         // The next hop is nobody's subnet.
         message.header.flags = RouteFlags::Onlink;
-        message.attributes.push(RouteAttribute::Destination(address.into()));
+        message
+            .attributes
+            .push(RouteAttribute::Destination(address.into()));
         let gateway = match address {
             IpAddr::V4(_) => IpAddr::V4(GATEWAY_V4),
             IpAddr::V6(_) => IpAddr::V6(GATEWAY_V6),
@@ -280,9 +287,16 @@ pub fn index_of(name: &str) -> Option<u32> {
 }
 
 fn write_sysctl(path: &str, value: &str) -> Result<(), HostPortError> {
-    fs::write(path, value).map_err(|source| HostPortError::Sysctl { path: path.to_owned(), source })
+    fs::write(path, value).map_err(|source| HostPortError::Sysctl {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn family(address: IpAddr) -> AddressFamily {
-    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+    if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    }
 }

@@ -122,10 +122,18 @@ impl Mirror {
             .neighbours
             .iter()
             .filter_map(|&(index, address, mac)| {
-                Some(Neighbour { port: self.uplink_of(index)?, address, mac })
+                Some(Neighbour {
+                    port: self.uplink_of(index)?,
+                    address,
+                    mac,
+                })
             })
             .collect();
-        Underlay { links, routes: self.routes.clone(), neighbours }
+        Underlay {
+            links,
+            routes: self.routes.clone(),
+            neighbours,
+        }
     }
 
     /// The interface of that name.
@@ -135,7 +143,10 @@ impl Mirror {
 
     /// Asks the kernel to keep exactly these neighbours resolved (`NTF_EXT_MANAGED`), each on the uplink of that port
     /// name. Those that are no longer wanted are left to the kernel's garbage collection.
-    pub fn manage(&mut self, wanted: impl IntoIterator<Item = (Arc<str>, IpAddr)>) -> Result<(), NetlinkError> {
+    pub fn manage(
+        &mut self,
+        wanted: impl IntoIterator<Item = (Arc<str>, IpAddr)>,
+    ) -> Result<(), NetlinkError> {
         let wanted: BTreeSet<(u32, IpAddr)> = wanted
             .into_iter()
             .filter_map(|(port, address)| {
@@ -159,14 +170,26 @@ impl Mirror {
         message.header.family = family(address);
         message.header.ifindex = index;
         message.header.kind = RouteType::Unicast;
-        message.header.state = if managed { NeighbourState::None } else { NeighbourState::Stale };
-        message.attributes.push(NeighbourAttribute::Destination(address.into()));
+        message.header.state = if managed {
+            NeighbourState::None
+        } else {
+            NeighbourState::Stale
+        };
+        message
+            .attributes
+            .push(NeighbourAttribute::Destination(address.into()));
         if managed {
-            message.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
-        } else if let Some(&(_, _, mac)) =
-            self.neighbours.iter().find(|(i, a, _)| (*i, *a) == (index, address))
+            message
+                .attributes
+                .push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
+        } else if let Some(&(_, _, mac)) = self
+            .neighbours
+            .iter()
+            .find(|(i, a, _)| (*i, *a) == (index, address))
         {
-            message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+            message
+                .attributes
+                .push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
         } else {
             return Ok(());
         }
@@ -178,7 +201,10 @@ impl Mirror {
     }
 
     fn read_links(&mut self) -> Result<(), NetlinkError> {
-        self.links = links(&mut self.netlink)?.into_iter().map(|facts| (facts.index, facts)).collect();
+        self.links = links(&mut self.netlink)?
+            .into_iter()
+            .map(|facts| (facts.index, facts))
+            .collect();
         Ok(())
     }
 
@@ -187,9 +213,13 @@ impl Mirror {
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut request = RouteMessage::default();
             request.header.address_family = family;
-            let rows = self.netlink.dump(&RouteNetlinkMessage::GetRoute(request), "routes")?;
+            let rows = self
+                .netlink
+                .dump(&RouteNetlinkMessage::GetRoute(request), "routes")?;
             for row in rows {
-                let RouteNetlinkMessage::NewRoute(message) = row else { continue };
+                let RouteNetlinkMessage::NewRoute(message) = row else {
+                    continue;
+                };
                 if let Some(route) = self.route(&message) {
                     self.add_route(route);
                 }
@@ -201,8 +231,10 @@ impl Mirror {
     /// The kernel lists an IPv6 multipath route as several routes of one prefix and metric: they become one here.
     fn add_route(&mut self, route: UnderlayRoute) {
         if route.prefix.addr().is_ipv6()
-            && let Some(same) =
-                self.routes.iter_mut().find(|r| (r.prefix, r.metric) == (route.prefix, route.metric))
+            && let Some(same) = self
+                .routes
+                .iter_mut()
+                .find(|r| (r.prefix, r.metric) == (route.prefix, route.metric))
         {
             same.next_hops.extend(route.next_hops);
             return;
@@ -234,10 +266,16 @@ impl Mirror {
                 RouteAttribute::Priority(priority) => metric = *priority,
                 RouteAttribute::MultiPath(hops) => {
                     for leg in hops {
-                        if leg.flags.intersects(RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown) {
+                        if leg
+                            .flags
+                            .intersects(RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown)
+                        {
                             continue;
                         }
-                        let mut hop = Hop { interface: Some(leg.interface_index), gateway: None };
+                        let mut hop = Hop {
+                            interface: Some(leg.interface_index),
+                            gateway: None,
+                        };
                         leg.attributes.iter().for_each(|a| hop.note(a));
                         next_hops.extend(self.next_hop(&hop, u16::from(leg.hops) + 1));
                     }
@@ -256,7 +294,11 @@ impl Mirror {
             _ => return None,
         }
         let prefix = IpNet::new(destination, message.header.destination_prefix_length).ok()?;
-        Some(UnderlayRoute { prefix, metric, next_hops })
+        Some(UnderlayRoute {
+            prefix,
+            metric,
+            next_hops,
+        })
     }
 
     fn next_hop(&self, hop: &Hop, weight: u16) -> Option<NextHop> {
@@ -265,7 +307,11 @@ impl Mirror {
             return None;
         }
         let port = self.uplink_of(facts.index).unwrap_or_else(|| "host".into());
-        Some(NextHop { port, gateway: hop.gateway, weight })
+        Some(NextHop {
+            port,
+            gateway: hop.gateway,
+            weight,
+        })
     }
 
     fn read_rules(&mut self) -> Result<(), NetlinkError> {
@@ -273,8 +319,13 @@ impl Mirror {
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut request = RuleMessage::default();
             request.header.family = family;
-            for row in self.netlink.dump(&RouteNetlinkMessage::GetRule(request), "rules")? {
-                let RouteNetlinkMessage::NewRule(rule) = row else { continue };
+            for row in self
+                .netlink
+                .dump(&RouteNetlinkMessage::GetRule(request), "rules")?
+            {
+                let RouteNetlinkMessage::NewRule(rule) = row else {
+                    continue;
+                };
                 let table = rule.attributes.iter().find_map(|a| match a {
                     RuleAttribute::Table(table) => Some(*table),
                     _ => None,
@@ -282,7 +333,8 @@ impl Mirror {
                 // local, main and default are what every kernel starts with.
                 let table = table.unwrap_or(u32::from(rule.header.table));
                 if !matches!(table, 253..=255) {
-                    self.refused.push(format!("{family:?} rule to table {table} is not followed"));
+                    self.refused
+                        .push(format!("{family:?} rule to table {table} is not followed"));
                 }
             }
         }
@@ -290,11 +342,15 @@ impl Mirror {
     }
 
     fn read_neighbours(&mut self) -> Result<(), NetlinkError> {
-        let rows =
-            self.netlink.dump(&RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()), "neighbours")?;
+        let rows = self.netlink.dump(
+            &RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()),
+            "neighbours",
+        )?;
         self.neighbours.clear();
         for row in rows {
-            let RouteNetlinkMessage::NewNeighbour(message) = row else { continue };
+            let RouteNetlinkMessage::NewNeighbour(message) = row else {
+                continue;
+            };
             if let Some((address, mac)) = neighbour(&message)
                 && self.uplink_of(message.header.ifindex).is_some()
             {
@@ -316,7 +372,10 @@ impl Mirror {
     }
 
     fn is_host_port(&self, name: &str) -> bool {
-        self.ports.host.as_ref().is_some_and(|(ours, kernels)| ours == name || kernels == name)
+        self.ports
+            .host
+            .as_ref()
+            .is_some_and(|(ours, kernels)| ours == name || kernels == name)
     }
 }
 
@@ -334,7 +393,11 @@ pub fn links(netlink: &mut Rtnetlink) -> Result<Vec<LinkFacts>, NetlinkError> {
 
 /// `uplink`, `uplink1`, ...
 pub fn uplink_port(position: usize) -> Arc<str> {
-    if position == 0 { "uplink".into() } else { format!("uplink{position}").into() }
+    if position == 0 {
+        "uplink".into()
+    } else {
+        format!("uplink{position}").into()
+    }
 }
 
 #[derive(Default)]
@@ -391,8 +454,10 @@ fn link_facts(message: &LinkMessage) -> LinkFacts {
 
 fn neighbour(message: &NeighbourMessage) -> Option<(IpAddr, Mac)> {
     use NeighbourState as S;
-    let usable =
-        matches!(message.header.state, S::Reachable | S::Stale | S::Delay | S::Probe | S::Permanent);
+    let usable = matches!(
+        message.header.state,
+        S::Reachable | S::Stale | S::Delay | S::Probe | S::Permanent
+    );
     let mut address = None;
     let mut mac = None;
     for attribute in &message.attributes {
@@ -417,5 +482,9 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
 }
 
 fn family(address: IpAddr) -> AddressFamily {
-    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+    if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    }
 }

@@ -68,7 +68,13 @@ pub struct Events {
 
 impl Events {
     /// Everything must be read.
-    pub const ALL: Self = Self { links: true, addresses: true, routes: true, neighbours: true, overflow: false };
+    pub const ALL: Self = Self {
+        links: true,
+        addresses: true,
+        routes: true,
+        neighbours: true,
+        overflow: false,
+    };
 
     /// Did anything happen?
     pub fn any(self) -> bool {
@@ -89,7 +95,9 @@ impl Rtnetlink {
     pub fn open() -> Result<Self, NetlinkError> {
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed("socket"))?;
         socket.bind_auto().map_err(failed("bind"))?;
-        socket.connect(&SocketAddr::new(0, 0)).map_err(failed("connect"))?;
+        socket
+            .connect(&SocketAddr::new(0, 0))
+            .map_err(failed("connect"))?;
         Ok(Self { socket, sequence: 0 })
     }
 
@@ -103,10 +111,15 @@ impl Rtnetlink {
         self.send(message, NLM_F_REQUEST | NLM_F_ACK | flags)?;
         loop {
             for reply in self.receive()? {
-                let NetlinkPayload::Error(error) = reply.payload else { continue };
+                let NetlinkPayload::Error(error) = reply.payload else {
+                    continue;
+                };
                 return match error.code {
                     None => Ok(()),
-                    Some(_) => Err(NetlinkError::Refused { what: what(), source: error.to_io() }),
+                    Some(_) => Err(NetlinkError::Refused {
+                        what: what(),
+                        source: error.to_io(),
+                    }),
                 };
             }
         }
@@ -123,7 +136,10 @@ impl Rtnetlink {
                 return Ok(rows);
             }
         }
-        Err(NetlinkError::Unsettled { what, tries: DUMP_TRIES_MAX })
+        Err(NetlinkError::Unsettled {
+            what,
+            tries: DUMP_TRIES_MAX,
+        })
     }
 
     fn dump_once(
@@ -168,7 +184,9 @@ impl Rtnetlink {
     /// The messages of the next datagram that answers the last request.
     fn receive(&mut self) -> Result<Vec<NetlinkMessage<RouteNetlinkMessage>>, NetlinkError> {
         let (bytes, _) = self.socket.recv_from_full().map_err(failed("receive"))?;
-        Ok(messages(&bytes).filter(|m| m.header.sequence_number == self.sequence).collect())
+        Ok(messages(&bytes)
+            .filter(|m| m.header.sequence_number == self.sequence)
+            .collect())
     }
 }
 
@@ -199,7 +217,9 @@ impl EventSocket {
         ] {
             socket.add_membership(group).map_err(failed("join group"))?;
         }
-        socket.set_non_blocking(true).map_err(failed("set non-blocking"))?;
+        socket
+            .set_non_blocking(true)
+            .map_err(failed("set non-blocking"))?;
         Ok(Self { socket })
     }
 
@@ -210,9 +230,19 @@ impl EventSocket {
             match self.socket.recv_from_full() {
                 Ok((bytes, _)) => messages(&bytes).for_each(|m| events.note(&m.payload)),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(events),
-                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => events = Events { overflow: true, ..Events::ALL },
+                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {
+                    events = Events {
+                        overflow: true,
+                        ..Events::ALL
+                    }
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(NetlinkError::Socket { what: "receive events", source }),
+                Err(source) => {
+                    return Err(NetlinkError::Socket {
+                        what: "receive events",
+                        source,
+                    });
+                }
             }
         }
     }
@@ -234,7 +264,12 @@ impl Events {
                 self.routes = true;
             }
             NetlinkPayload::InnerMessage(M::NewNeighbour(_) | M::DelNeighbour(_)) => self.neighbours = true,
-            NetlinkPayload::Overrun(_) => *self = Self { overflow: true, ..Self::ALL },
+            NetlinkPayload::Overrun(_) => {
+                *self = Self {
+                    overflow: true,
+                    ..Self::ALL
+                }
+            }
             _ => {}
         }
     }
