@@ -1,1 +1,7 @@
-//! Ringway's control plane: sources, resolve, IPAM, push; ringway-control and ringway-cni.
+//! Ringway's control plane: it reads cluster objects, resolves them for one node and pushes the outcome to fastpath.
+//!
+//! The path of a change is a row of pure functions with I/O at both ends:
+//! [`source`] → [`object::Objects`] → `resolve` → `contract::proto::State` → `diff` → `push`.
+
+pub mod object;
+pub mod source;

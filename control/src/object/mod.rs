@@ -1,0 +1,219 @@
+//! Cluster objects as Ringway sees them: the fields that matter to a packet, checked once, at the door.
+//!
+//! Every type is read by its own `Deserialize`, so that a wrong field is an error with a line. Fields that we do not
+//! use are ignored (`docs/decisions/0003-objects.md` says why these types are our own).
+
+pub mod document;
+pub mod field;
+mod ip_pool;
+mod meta;
+mod network_policy;
+mod node;
+mod pod;
+mod selector;
+mod service;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer};
+
+pub use ip_pool::{IpPool, ServiceCidr, Tunnel};
+pub use meta::{Labels, Metadata, ObjectName};
+pub use network_policy::{NetworkPolicy, PolicyPeer, PolicyPort, PolicyRule, PortSet};
+pub use node::Node;
+pub use pod::{NAME_LABEL, NamedPort, Namespace, Pod};
+pub use selector::Selector;
+pub use service::{Endpoint, EndpointPort, EndpointSlice, Service, ServiceKind, ServicePort};
+
+/// Everything known about the cluster, in name order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Objects {
+    /// By name.
+    pub nodes: BTreeMap<ObjectName, Node>,
+    /// By name.
+    pub namespaces: BTreeMap<ObjectName, Namespace>,
+    /// By namespace and name.
+    pub pods: BTreeMap<ObjectName, Pod>,
+    /// By namespace and name.
+    pub services: BTreeMap<ObjectName, Service>,
+    /// By namespace and name.
+    pub endpoint_slices: BTreeMap<ObjectName, EndpointSlice>,
+    /// By namespace and name.
+    pub network_policies: BTreeMap<ObjectName, NetworkPolicy>,
+    /// By name.
+    pub service_cidrs: BTreeMap<ObjectName, ServiceCidr>,
+    /// By name.
+    pub ip_pools: BTreeMap<ObjectName, IpPool>,
+    /// How many objects of kinds that Ringway does not know, by `apiVersion Kind`.
+    pub unknown_kinds: BTreeMap<String, usize>,
+    /// Where each object was written, for messages; empty for objects that come from no file.
+    pub locations: BTreeMap<(Kind, ObjectName), Location>,
+}
+
+/// A kind of object that Ringway reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// core/v1
+    Node,
+    /// core/v1
+    Namespace,
+    /// core/v1
+    Pod,
+    /// core/v1
+    Service,
+    /// discovery.k8s.io/v1
+    EndpointSlice,
+    /// networking.k8s.io/v1
+    NetworkPolicy,
+    /// networking.k8s.io/v1
+    ServiceCidr,
+    /// projectcalico.org/v3
+    IpPool,
+}
+
+/// One object of any kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each variant holds the kind of its name")]
+pub enum Object {
+    Node(Node),
+    Namespace(Namespace),
+    Pod(Pod),
+    Service(Service),
+    EndpointSlice(EndpointSlice),
+    NetworkPolicy(NetworkPolicy),
+    ServiceCidr(ServiceCidr),
+    IpPool(IpPool),
+}
+
+/// A place in a file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Location {
+    /// As it was given.
+    pub file: Arc<PathBuf>,
+    /// From 1.
+    pub line: u64,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file.display(), self.line)
+    }
+}
+
+impl Kind {
+    /// The kind that an object says it is, where Ringway knows it.
+    pub fn parse(api_version: &str, kind: &str) -> Option<Self> {
+        Some(match (api_version, kind) {
+            ("v1", "Node") => Self::Node,
+            ("v1", "Namespace") => Self::Namespace,
+            ("v1", "Pod") => Self::Pod,
+            ("v1", "Service") => Self::Service,
+            ("discovery.k8s.io/v1", "EndpointSlice") => Self::EndpointSlice,
+            ("networking.k8s.io/v1", "NetworkPolicy") => Self::NetworkPolicy,
+            ("networking.k8s.io/v1" | "networking.k8s.io/v1beta1", "ServiceCIDR") => Self::ServiceCidr,
+            ("projectcalico.org/v3" | "crd.projectcalico.org/v1", "IPPool") => Self::IpPool,
+            _ => return None,
+        })
+    }
+
+    /// Reads one object of this kind.
+    pub fn read<'de, D: Deserializer<'de>>(self, deserializer: D) -> Result<Object, D::Error> {
+        Ok(match self {
+            Self::Node => Object::Node(Deserialize::deserialize(deserializer)?),
+            Self::Namespace => Object::Namespace(Deserialize::deserialize(deserializer)?),
+            Self::Pod => Object::Pod(Deserialize::deserialize(deserializer)?),
+            Self::Service => Object::Service(Deserialize::deserialize(deserializer)?),
+            Self::EndpointSlice => Object::EndpointSlice(Deserialize::deserialize(deserializer)?),
+            Self::NetworkPolicy => Object::NetworkPolicy(Deserialize::deserialize(deserializer)?),
+            Self::ServiceCidr => Object::ServiceCidr(Deserialize::deserialize(deserializer)?),
+            Self::IpPool => Object::IpPool(Deserialize::deserialize(deserializer)?),
+        })
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Node => "Node",
+            Self::Namespace => "Namespace",
+            Self::Pod => "Pod",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::NetworkPolicy => "NetworkPolicy",
+            Self::ServiceCidr => "ServiceCIDR",
+            Self::IpPool => "IPPool",
+        })
+    }
+}
+
+impl Object {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Node(_) => Kind::Node,
+            Self::Namespace(_) => Kind::Namespace,
+            Self::Pod(_) => Kind::Pod,
+            Self::Service(_) => Kind::Service,
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
+            Self::NetworkPolicy(_) => Kind::NetworkPolicy,
+            Self::ServiceCidr(_) => Kind::ServiceCidr,
+            Self::IpPool(_) => Kind::IpPool,
+        }
+    }
+
+    /// Its metadata.
+    pub fn meta(&self) -> &Metadata {
+        match self {
+            Self::Node(o) => &o.meta,
+            Self::Namespace(o) => &o.meta,
+            Self::Pod(o) => &o.meta,
+            Self::Service(o) => &o.meta,
+            Self::EndpointSlice(o) => &o.meta,
+            Self::NetworkPolicy(o) => &o.meta,
+            Self::ServiceCidr(o) => &o.meta,
+            Self::IpPool(o) => &o.meta,
+        }
+    }
+}
+
+impl Objects {
+    /// Adds `object`, in place of an older one of the same kind and name. Returns whether there was one.
+    pub fn insert(&mut self, object: Object) -> bool {
+        let name = object.meta().name.clone();
+        match object {
+            Object::Node(o) => self.nodes.insert(name, o).is_some(),
+            Object::Namespace(o) => self.namespaces.insert(name, o).is_some(),
+            Object::Pod(o) => self.pods.insert(name, o).is_some(),
+            Object::Service(o) => self.services.insert(name, o).is_some(),
+            Object::EndpointSlice(o) => self.endpoint_slices.insert(name, o).is_some(),
+            Object::NetworkPolicy(o) => self.network_policies.insert(name, o).is_some(),
+            Object::ServiceCidr(o) => self.service_cidrs.insert(name, o).is_some(),
+            Object::IpPool(o) => self.ip_pools.insert(name, o).is_some(),
+        }
+    }
+
+    /// The node of this name.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(&ObjectName::new("", name))
+    }
+
+    /// How many objects of known kinds there are.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+            + self.namespaces.len()
+            + self.pods.len()
+            + self.services.len()
+            + self.endpoint_slices.len()
+            + self.network_policies.len()
+            + self.service_cidrs.len()
+            + self.ip_pools.len()
+    }
+
+    /// Whether there is no object of a known kind.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
