@@ -1,7 +1,9 @@
 //! Ringway's control plane: it reads cluster objects, resolves them for one node and pushes the outcome to fastpath.
 //!
 //! The path of a change is a row of pure functions with I/O at both ends:
-//! [`source`] → [`object::Objects`] → `resolve` → `contract::proto::State` → `diff` → `push`.
+//! [`source`] → [`object::Objects`] → [`resolve`] → `contract::proto::State` → `diff` → `push`.
 
+pub mod ipam;
 pub mod object;
+pub mod resolve;
 pub mod source;

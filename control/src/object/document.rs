@@ -37,19 +37,36 @@ pub struct DocumentError {
 
 impl DocumentError {
     fn subject(&self) -> String {
-        if self.object.is_empty() { String::new() } else { format!("{}: ", self.object) }
+        if self.object.is_empty() {
+            String::new()
+        } else {
+            format!("{}: ", self.object)
+        }
     }
 }
 
 /// Reads every object of `text`. What is wrong goes to `errors`; the rest is read nevertheless.
 pub fn read(file: &Arc<PathBuf>, text: &str, errors: &mut Vec<DocumentError>) -> Vec<Entry> {
-    let is_json = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
-    let parts = if is_json { split_json(text) } else { Ok(split_yaml(text)) };
+    let is_json = file
+        .extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+    let parts = if is_json {
+        split_json(text)
+    } else {
+        Ok(split_yaml(text))
+    };
     let parts = match parts {
         Ok(parts) => parts,
         Err((line, message)) => {
-            let location = Location { file: Arc::clone(file), line };
-            errors.push(DocumentError { location, object: String::new(), message });
+            let location = Location {
+                file: Arc::clone(file),
+                line,
+            };
+            errors.push(DocumentError {
+                location,
+                object: String::new(),
+                message,
+            });
             return Vec::new();
         }
     };
@@ -75,16 +92,28 @@ fn split_yaml(text: &str) -> Vec<Part<'_>> {
     let (mut start, mut lines_before) = (0, 0);
     let mut offset = 0;
     for (number, line) in text.split_inclusive('\n').enumerate() {
-        let marker = line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        let marker = line
+            .strip_prefix("---")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
         if marker {
-            parts.push(Part { text: &text[start..offset], lines_before });
+            parts.push(Part {
+                text: &text[start..offset],
+                lines_before,
+            });
             (start, lines_before) = (offset, number as u64);
         }
         offset += line.len();
     }
-    parts.push(Part { text: &text[start..], lines_before });
+    parts.push(Part {
+        text: &text[start..],
+        lines_before,
+    });
     // What stands before the first marker may be directives and comments alone.
-    parts.retain(|part| part.text.lines().any(|line| !line.trim().is_empty() && !line.starts_with(['#', '%'])));
+    parts.retain(|part| {
+        part.text
+            .lines()
+            .any(|line| !line.trim().is_empty() && !line.starts_with(['#', '%']))
+    });
     parts
 }
 
@@ -97,7 +126,10 @@ fn split_json(text: &str) -> Result<Vec<Part<'_>>, (u64, String)> {
         value.map_err(|e| (e.line() as u64, format!("not JSON: {e}")))?;
         let end = values.byte_offset();
         let lines_before = text[..start].matches('\n').count() as u64;
-        parts.push(Part { text: &text[start..end], lines_before });
+        parts.push(Part {
+            text: &text[start..end],
+            lines_before,
+        });
         start = end;
     }
     Ok(parts)
@@ -141,8 +173,15 @@ fn options() -> Options {
     serde_saphyr::options! { with_snippet: false, budget: None, strict_booleans: true }
 }
 
-fn read_document(file: &Arc<PathBuf>, part: &Part<'_>, entries: &mut Vec<Entry>) -> Result<(), DocumentError> {
-    let location = |line: u64| Location { file: Arc::clone(file), line: part.lines_before + line };
+fn read_document(
+    file: &Arc<PathBuf>,
+    part: &Part<'_>,
+    entries: &mut Vec<Entry>,
+) -> Result<(), DocumentError> {
+    let location = |line: u64| Location {
+        file: Arc::clone(file),
+        line: part.lines_before + line,
+    };
     let first_line = 1 + part.text.lines().take_while(|line| is_filler(line)).count() as u64;
     let failure = |error: &serde_saphyr::Error, line: u64, object: &str| DocumentError {
         location: location(error.location().map_or(line, |l| l.line())),
@@ -157,7 +196,10 @@ fn read_document(file: &Arc<PathBuf>, part: &Part<'_>, entries: &mut Vec<Entry>)
         object: String::new(),
         message: format!("{what} is missing, expected a Kubernetes object with apiVersion and kind"),
     };
-    let api_version = header.api_version.as_deref().ok_or_else(|| missing("apiVersion"))?;
+    let api_version = header
+        .api_version
+        .as_deref()
+        .ok_or_else(|| missing("apiVersion"))?;
     let kind = header.kind.as_deref().ok_or_else(|| missing("kind"))?;
 
     let Some(item_kind) = kind.strip_suffix("List") else {
@@ -165,14 +207,15 @@ fn read_document(file: &Arc<PathBuf>, part: &Part<'_>, entries: &mut Vec<Entry>)
             entries.push(Entry::Unknown(format!("{api_version} {kind}")));
             return Ok(());
         };
-        let object = serde_saphyr::with_deserializer_from_str_with_options(part.text, options(), |d| known.read(d))
-            .map_err(|e| failure(&e, first_line, &header.subject(kind)))?;
+        let object =
+            serde_saphyr::with_deserializer_from_str_with_options(part.text, options(), |d| known.read(d))
+                .map_err(|e| failure(&e, first_line, &header.subject(kind)))?;
         entries.push(Entry::Object(location(first_line), Box::new(object)));
         return Ok(());
     };
 
-    let list: ListHeader =
-        serde_saphyr::from_str_with_options(part.text, options()).map_err(|e| failure(&e, first_line, kind))?;
+    let list: ListHeader = serde_saphyr::from_str_with_options(part.text, options())
+        .map_err(|e| failure(&e, first_line, kind))?;
     let mut items = Vec::new();
     for item in &list.items {
         let line = item.referenced.line();
@@ -180,7 +223,10 @@ fn read_document(file: &Arc<PathBuf>, part: &Part<'_>, entries: &mut Vec<Entry>)
         let default_kind = (!item_kind.is_empty()).then_some((api_version, item_kind));
         let own = item.value.api_version.as_deref().zip(item.value.kind.as_deref());
         let Some((api_version, kind)) = own.or(default_kind) else {
-            return Err(DocumentError { location: location(line), ..missing("kind of a list item") });
+            return Err(DocumentError {
+                location: location(line),
+                ..missing("kind of a list item")
+            });
         };
         let known = Kind::parse(api_version, kind);
         if known.is_none() {
@@ -191,10 +237,15 @@ fn read_document(file: &Arc<PathBuf>, part: &Part<'_>, entries: &mut Vec<Entry>)
     let reading = Cell::new(0);
     let kinds: Vec<Option<Kind>> = items.iter().map(|(known, ..)| *known).collect();
     let objects = serde_saphyr::with_deserializer_from_str_with_options(part.text, options(), |d| {
-        d.deserialize_map(ListVisitor { kinds: &kinds, reading: &reading })
+        d.deserialize_map(ListVisitor {
+            kinds: &kinds,
+            reading: &reading,
+        })
     })
     .map_err(|e| {
-        let (line, subject) = items.get(reading.get()).map_or((first_line, ""), |(_, line, s)| (*line, s.as_str()));
+        let (line, subject) = items
+            .get(reading.get())
+            .map_or((first_line, ""), |(_, line, s)| (*line, s.as_str()));
         failure(&e, line, subject)
     })?;
     for ((_, line, _), object) in items.iter().zip(objects) {
@@ -206,7 +257,10 @@ fn read_document(file: &Arc<PathBuf>, part: &Part<'_>, entries: &mut Vec<Entry>)
 }
 
 fn is_filler(line: &str) -> bool {
-    line.trim().is_empty() || line.starts_with("---") || line.trim_start().starts_with('#') || line.starts_with('%')
+    line.trim().is_empty()
+        || line.starts_with("---")
+        || line.trim_start().starts_with('#')
+        || line.starts_with('%')
 }
 
 /// The error without its place, which the caller adds in its own form.
@@ -216,7 +270,8 @@ fn one_line(error: &serde_saphyr::Error) -> String {
     match error.location() {
         Some(at) => {
             let place = format!("at line {}, column {}", at.line(), at.column());
-            text.replace(&format!(" {place}"), "").replace(&format!("{place}: "), "")
+            text.replace(&format!(" {place}"), "")
+                .replace(&format!("{place}: "), "")
         }
         None => text,
     }
@@ -239,7 +294,10 @@ impl<'de> Visitor<'de> for ListVisitor<'_> {
         let mut objects = Vec::new();
         while let Some(key) = map.next_key::<String>()? {
             if key == "items" {
-                objects = map.next_value_seed(Items { kinds: self.kinds, reading: self.reading })?;
+                objects = map.next_value_seed(Items {
+                    kinds: self.kinds,
+                    reading: self.reading,
+                })?;
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
@@ -276,7 +334,9 @@ impl<'de> Visitor<'de> for Items<'_> {
         let mut objects = Vec::with_capacity(self.kinds.len());
         for (index, kind) in self.kinds.iter().enumerate() {
             self.reading.set(index);
-            let Some(object) = sequence.next_element_seed(Item(*kind))? else { break };
+            let Some(object) = sequence.next_element_seed(Item(*kind))? else {
+                break;
+            };
             objects.push(object);
         }
         // The end of the sequence has to be read, too.
@@ -326,7 +386,13 @@ mod tests {
         assert_eq!(errors, [""; 0]);
         assert_eq!(
             names(&entries),
-            ["3: Namespace a", "v1 Secret", "12: Pod default/p", "16: Node n", "20: Pod b/q"]
+            [
+                "3: Namespace a",
+                "v1 Secret",
+                "12: Pod default/p",
+                "16: Node n",
+                "20: Pod b/q"
+            ]
         );
     }
 
@@ -345,9 +411,15 @@ mod tests {
     #[test]
     fn an_error_names_file_line_and_object() {
         for (text, expected) in [
-            ("kind: Pod\napiVersion: v1\nmetadata:\n  name: p\nstatus:\n  podIP: 1.2.3\n", "x.yaml:6: Pod p: "),
+            (
+                "kind: Pod\napiVersion: v1\nmetadata:\n  name: p\nstatus:\n  podIP: 1.2.3\n",
+                "x.yaml:6: Pod p: ",
+            ),
             ("\n\nkind: [\n", "x.yaml:"),
-            ("kind: Pod\nmetadata: {name: p}\n", "x.yaml:1: apiVersion is missing"),
+            (
+                "kind: Pod\nmetadata: {name: p}\n",
+                "x.yaml:1: apiVersion is missing",
+            ),
             ("just text\n", "x.yaml:1: "),
             (
                 "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Pod\n  metadata: {name: a}\n- apiVersion: v1\n  \
@@ -364,7 +436,10 @@ mod tests {
             let (_, errors) = read_text("x.yaml", text);
             assert_eq!(errors.len(), 1, "{text}: {errors:?}");
             assert!(errors[0].contains(expected), "{text}: {errors:?}");
-            assert!(!errors[0].contains('\n') && !errors[0].contains("column"), "{errors:?}");
+            assert!(
+                !errors[0].contains('\n') && !errors[0].contains("column"),
+                "{errors:?}"
+            );
         }
     }
 

@@ -90,9 +90,9 @@ impl<'de> Deserialize<'de> for Address {
 impl<'de> Deserialize<'de> for Cidr {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        parse_cidr(&text)
-            .map(|net| Self(net.trunc()))
-            .ok_or_else(|| D::Error::invalid_value(Unexpected::Str(&text), &"a range such as 10.0.0.0/8 or fd00::/64"))
+        parse_cidr(&text).map(|net| Self(net.trunc())).ok_or_else(|| {
+            D::Error::invalid_value(Unexpected::Str(&text), &"a range such as 10.0.0.0/8 or fd00::/64")
+        })
     }
 }
 
@@ -109,7 +109,10 @@ impl<'de> Deserialize<'de> for Protocol {
             "TCP" => Ok(Self::Tcp),
             "UDP" => Ok(Self::Udp),
             "SCTP" => Ok(Self::Sctp),
-            other => Err(D::Error::invalid_value(Unexpected::Str(other), &"protocol TCP, UDP or SCTP")),
+            other => Err(D::Error::invalid_value(
+                Unexpected::Str(other),
+                &"protocol TCP, UDP or SCTP",
+            )),
         }
     }
 }
@@ -124,7 +127,9 @@ fn port_number<E: Error>(number: i64) -> Result<u16, E> {
 /// Whether `name` may name a container port: RFC 6335 section 5.1, in lower case.
 fn is_port_name(name: &str) -> bool {
     (1..=15).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && name.bytes().any(|b| b.is_ascii_lowercase())
         && !name.starts_with('-')
         && !name.ends_with('-')
@@ -176,7 +181,11 @@ where
     D: Deserializer<'de>,
 {
     let map: Option<BTreeMap<String, Option<String>>> = Option::deserialize(deserializer)?;
-    Ok(map.unwrap_or_default().into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect())
+    Ok(map
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(key, value)| (key, value.unwrap_or_default()))
+        .collect())
 }
 
 #[cfg(test)]
@@ -188,7 +197,18 @@ mod tests {
         let read = |text: &str| serde_saphyr::from_str::<PortOrName>(text).map_err(|e| e.to_string());
         assert_eq!(read("80"), Ok(PortOrName::Number(80)));
         assert_eq!(read("http"), Ok(PortOrName::Name("http".into())));
-        for bad in ["0", "65536", "-1", "\"80\"", "Http", "a--b", "-a", "sixteen-letters-x", "1.5", "true"] {
+        for bad in [
+            "0",
+            "65536",
+            "-1",
+            "\"80\"",
+            "Http",
+            "a--b",
+            "-a",
+            "sixteen-letters-x",
+            "1.5",
+            "true",
+        ] {
             assert!(read(bad).is_err(), "{bad} was taken for a port");
         }
     }
@@ -198,7 +218,14 @@ mod tests {
         let read = |text: &str| serde_saphyr::from_str::<Cidr>(text).ok().map(|c| c.0.to_string());
         assert_eq!(read("10.1.2.3/8").as_deref(), Some("10.0.0.0/8"));
         assert_eq!(read("fd00::1/64").as_deref(), Some("fd00::/64"));
-        for bad in ["10.0.0.0", "10.0.0.0/33", "10.0.0.0/+8", "10.0.0/8", "::ffff:10.0.0.0/120", "x/8"] {
+        for bad in [
+            "10.0.0.0",
+            "10.0.0.0/33",
+            "10.0.0.0/+8",
+            "10.0.0/8",
+            "::ffff:10.0.0.0/120",
+            "x/8",
+        ] {
             assert_eq!(read(bad), None, "{bad} was taken for a range");
         }
     }

@@ -22,7 +22,10 @@ pub struct ObjectName {
 impl ObjectName {
     /// A name within a namespace.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 }
 
@@ -80,9 +83,13 @@ impl RawMetadata {
         }
         let namespace = match scope {
             Scope::Cluster => String::new(),
-            Scope::Namespaced => self.namespace.filter(|n| !n.is_empty()).unwrap_or_else(|| "default".to_owned()),
+            Scope::Namespaced => self
+                .namespace
+                .filter(|n| !n.is_empty())
+                .unwrap_or_else(|| "default".to_owned()),
         };
-        if scope == Scope::Namespaced && (namespace.contains('.') || namespace.len() > 63 || !is_dns_name(&namespace))
+        if scope == Scope::Namespaced
+            && (namespace.contains('.') || namespace.len() > 63 || !is_dns_name(&namespace))
         {
             return Err(format!(
                 "metadata.namespace is {namespace:?}, expected at most 63 characters a-z, 0-9 and '-', the ends alphanumeric"
@@ -113,7 +120,9 @@ fn is_dns_name(name: &str) -> bool {
 fn is_label_text(text: &str) -> bool {
     let alphanumeric = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
     text.len() <= 63
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
         && alphanumeric(text.as_bytes().first())
         && alphanumeric(text.as_bytes().last())
 }
@@ -127,7 +136,9 @@ pub(crate) fn check_label_key(key: &str) -> Result<(), String> {
     if prefix_ok && is_label_text(name) {
         Ok(())
     } else {
-        Err(format!("{key:?} is no label key, expected [prefix/]name of at most 63 characters A-Z, a-z, 0-9, '-', '_' and '.'"))
+        Err(format!(
+            "{key:?} is no label key, expected [prefix/]name of at most 63 characters A-Z, a-z, 0-9, '-', '_' and '.'"
+        ))
     }
 }
 
@@ -136,7 +147,9 @@ pub(crate) fn check_label_value(value: &str) -> Result<(), String> {
     if value.is_empty() || is_label_text(value) {
         Ok(())
     } else {
-        Err(format!("{value:?} is no label value, expected at most 63 characters A-Z, a-z, 0-9, '-', '_' and '.', the ends alphanumeric"))
+        Err(format!(
+            "{value:?} is no label value, expected at most 63 characters A-Z, a-z, 0-9, '-', '_' and '.', the ends alphanumeric"
+        ))
     }
 }
 
@@ -154,8 +167,18 @@ mod tests {
             };
             raw.check(Scope::Namespaced)
         };
-        assert_eq!(check("web-0.a", "").unwrap().name, ObjectName::new("default", "web-0.a"));
-        for (name, namespace) in [("", "a"), ("A", "a"), ("a/b", "a"), ("-a", "a"), ("a..b", "a"), ("a", "a.b")] {
+        assert_eq!(
+            check("web-0.a", "").unwrap().name,
+            ObjectName::new("default", "web-0.a")
+        );
+        for (name, namespace) in [
+            ("", "a"),
+            ("A", "a"),
+            ("a/b", "a"),
+            ("-a", "a"),
+            ("a..b", "a"),
+            ("a", "a.b"),
+        ] {
             assert!(check(name, namespace).is_err(), "{namespace}/{name} was accepted");
         }
     }

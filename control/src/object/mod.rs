@@ -24,7 +24,7 @@ pub use ip_pool::{IpPool, ServiceCidr, Tunnel};
 pub use meta::{Labels, Metadata, ObjectName};
 pub use network_policy::{NetworkPolicy, PolicyPeer, PolicyPort, PolicyRule, PortSet};
 pub use node::Node;
-pub use pod::{NAME_LABEL, NamedPort, Namespace, Pod};
+pub use pod::{NAME_LABEL, NamedPort, Namespace, Phase, Pod};
 pub use selector::Selector;
 pub use service::{Endpoint, EndpointPort, EndpointSlice, Service, ServiceKind, ServicePort};
 

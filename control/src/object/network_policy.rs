@@ -119,18 +119,35 @@ impl TryFrom<RawPolicy> for NetworkPolicy {
 
     fn try_from(raw: RawPolicy) -> Result<Self, String> {
         let meta = raw.metadata.check(Scope::Namespaced)?;
-        let RawSpec { pod_selector, policy_types, ingress, egress } = raw.spec;
+        let RawSpec {
+            pod_selector,
+            policy_types,
+            ingress,
+            egress,
+        } = raw.spec;
         if policy_types.len() > 2 {
-            return Err(format!("spec.policyTypes has {} entries, expected at most 2", policy_types.len()));
+            return Err(format!(
+                "spec.policyTypes has {} entries, expected at most 2",
+                policy_types.len()
+            ));
         }
         // Absent types: ingress always, egress where there are rules for it.
         let (is_ingress, is_egress) = if policy_types.is_empty() {
             (true, !egress.is_empty())
         } else {
-            (policy_types.contains(&PolicyType::Ingress), policy_types.contains(&PolicyType::Egress))
+            (
+                policy_types.contains(&PolicyType::Ingress),
+                policy_types.contains(&PolicyType::Egress),
+            )
         };
-        let ingress = ingress.into_iter().map(|rule| PolicyRule { peers: rule.from, ports: rule.ports });
-        let egress = egress.into_iter().map(|rule| PolicyRule { peers: rule.to, ports: rule.ports });
+        let ingress = ingress.into_iter().map(|rule| PolicyRule {
+            peers: rule.from,
+            ports: rule.ports,
+        });
+        let egress = egress.into_iter().map(|rule| PolicyRule {
+            peers: rule.to,
+            ports: rule.ports,
+        });
         Ok(Self {
             meta,
             pod_selector,
@@ -165,8 +182,16 @@ impl TryFrom<RawPeer> for PolicyPeer {
     type Error = String;
 
     fn try_from(raw: RawPeer) -> Result<Self, String> {
-        let RawPeer { pod_selector: pods, namespace_selector: namespaces, ip_block } = raw;
-        let Some(RawBlock { cidr: Cidr(cidr), except }) = ip_block else {
+        let RawPeer {
+            pod_selector: pods,
+            namespace_selector: namespaces,
+            ip_block,
+        } = raw;
+        let Some(RawBlock {
+            cidr: Cidr(cidr),
+            except,
+        }) = ip_block
+        else {
             if pods.is_none() && namespaces.is_none() {
                 return Err("a peer is empty, expected podSelector, namespaceSelector or ipBlock".to_owned());
             }
@@ -176,8 +201,13 @@ impl TryFrom<RawPeer> for PolicyPeer {
             return Err("a peer has ipBlock and a selector, expected one of the two".to_owned());
         }
         let except: Vec<IpNet> = except.into_iter().map(|e| e.0).collect();
-        match except.iter().find(|e| !cidr.contains(*e) || e.prefix_len() == cidr.prefix_len()) {
-            Some(outside) => Err(format!("ipBlock.except has {outside}, expected a range inside cidr {cidr}, not all of it")),
+        match except
+            .iter()
+            .find(|e| !cidr.contains(*e) || e.prefix_len() == cidr.prefix_len())
+        {
+            Some(outside) => Err(format!(
+                "ipBlock.except has {outside}, expected a range inside cidr {cidr}, not all of it"
+            )),
             None => Ok(Self::Block { cidr, except }),
         }
     }
@@ -206,13 +236,22 @@ impl TryFrom<RawPort> for PolicyPort {
             (None, None) => PortSet::All,
             (Some(PortOrName::Number(port)), None) => PortSet::Range(port, port),
             (Some(PortOrName::Name(name)), None) => PortSet::Named(name),
-            (Some(PortOrName::Number(first)), Some(PortNumber(last))) if first <= last => PortSet::Range(first, last),
-            (Some(PortOrName::Number(first)), Some(PortNumber(last))) => {
-                return Err(format!("endPort is {last}, expected at least port, which is {first}"));
+            (Some(PortOrName::Number(first)), Some(PortNumber(last))) if first <= last => {
+                PortSet::Range(first, last)
             }
-            (_, Some(_)) => return Err("endPort is there without a port number, expected port as a number".to_owned()),
+            (Some(PortOrName::Number(first)), Some(PortNumber(last))) => {
+                return Err(format!(
+                    "endPort is {last}, expected at least port, which is {first}"
+                ));
+            }
+            (_, Some(_)) => {
+                return Err("endPort is there without a port number, expected port as a number".to_owned());
+            }
         };
-        Ok(Self { protocol: raw.protocol, ports })
+        Ok(Self {
+            protocol: raw.protocol,
+            ports,
+        })
     }
 }
 
@@ -221,7 +260,8 @@ mod tests {
     use super::*;
 
     fn policy(spec: &str) -> Result<NetworkPolicy, String> {
-        serde_saphyr::from_str(&format!("{{metadata: {{name: p}}, spec: {{{spec}}}}}")).map_err(|e| e.to_string())
+        serde_saphyr::from_str(&format!("{{metadata: {{name: p}}, spec: {{{spec}}}}}"))
+            .map_err(|e| e.to_string())
     }
 
     #[test]
@@ -231,9 +271,21 @@ mod tests {
             ("podSelector: {}, egress: []", Some(0), None),
             ("podSelector: {}, egress: [{}]", Some(0), Some(1)),
             ("podSelector: {}, policyTypes: [Egress]", None, Some(0)),
-            ("podSelector: {}, policyTypes: [Egress], ingress: [{}]", None, Some(0)),
-            ("podSelector: {}, policyTypes: [Ingress], egress: [{}]", Some(0), None),
-            ("podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{}]", Some(1), Some(0)),
+            (
+                "podSelector: {}, policyTypes: [Egress], ingress: [{}]",
+                None,
+                Some(0),
+            ),
+            (
+                "podSelector: {}, policyTypes: [Ingress], egress: [{}]",
+                Some(0),
+                None,
+            ),
+            (
+                "podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{}]",
+                Some(1),
+                Some(0),
+            ),
         ] {
             let policy = policy(spec).unwrap();
             assert_eq!(policy.ingress.map(|rules| rules.len()), ingress, "{spec}");
@@ -247,11 +299,17 @@ mod tests {
         let all = Some(Selector::default());
         assert_eq!(
             peers("ingress: [{from: [{podSelector: {}, namespaceSelector: null}]}]"),
-            [PolicyPeer::Pods { pods: all.clone(), namespaces: None }]
+            [PolicyPeer::Pods {
+                pods: all.clone(),
+                namespaces: None
+            }]
         );
         assert_eq!(
             peers("ingress: [{from: [{namespaceSelector: {}}]}]"),
-            [PolicyPeer::Pods { pods: None, namespaces: all }]
+            [PolicyPeer::Pods {
+                pods: None,
+                namespaces: all
+            }]
         );
         assert_eq!(peers("ingress: [{from: []}]"), []);
     }
@@ -260,15 +318,39 @@ mod tests {
     fn bad_policies_are_refused() {
         for (spec, expected) in [
             ("ingress: [{from: [{}]}]", "a peer is empty"),
-            ("ingress: [{from: [{podSelector: {}, ipBlock: {cidr: 10.0.0.0/8}}]}]", "one of the two"),
-            ("ingress: [{from: [{ipBlock: {cidr: 10.0.0.0}}]}]", "a range such as"),
-            ("ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/16]}}]}]", "inside cidr 10.0.0.0/8"),
-            ("ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.0.0/8]}}]}]", "not all of it"),
-            ("ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: ['fd00::/16']}}]}]", "inside cidr"),
-            ("ingress: [{ports: [{port: 80, endPort: 79}]}]", "expected at least port"),
+            (
+                "ingress: [{from: [{podSelector: {}, ipBlock: {cidr: 10.0.0.0/8}}]}]",
+                "one of the two",
+            ),
+            (
+                "ingress: [{from: [{ipBlock: {cidr: 10.0.0.0}}]}]",
+                "a range such as",
+            ),
+            (
+                "ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/16]}}]}]",
+                "inside cidr 10.0.0.0/8",
+            ),
+            (
+                "ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.0.0/8]}}]}]",
+                "not all of it",
+            ),
+            (
+                "ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: ['fd00::/16']}}]}]",
+                "inside cidr",
+            ),
+            (
+                "ingress: [{ports: [{port: 80, endPort: 79}]}]",
+                "expected at least port",
+            ),
             ("ingress: [{ports: [{endPort: 79}]}]", "without a port number"),
-            ("ingress: [{ports: [{port: http, endPort: 79}]}]", "without a port number"),
-            ("ingress: [{ports: [{port: 80, protocol: tcp}]}]", "TCP, UDP or SCTP"),
+            (
+                "ingress: [{ports: [{port: http, endPort: 79}]}]",
+                "without a port number",
+            ),
+            (
+                "ingress: [{ports: [{port: 80, protocol: tcp}]}]",
+                "TCP, UDP or SCTP",
+            ),
             ("policyTypes: [Both]", "Both"),
         ] {
             let error = policy(spec).unwrap_err();

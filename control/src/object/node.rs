@@ -91,7 +91,10 @@ impl TryFrom<RawNode> for Node {
         for kind in ["InternalIP", "ExternalIP"] {
             for entry in raw.status.addresses.iter().filter(|a| a.r#type == kind) {
                 let address = entry.address.parse().map_err(|_| {
-                    format!("status.addresses: {kind} is {:?}, expected an IPv4 or IPv6 address", entry.address)
+                    format!(
+                        "status.addresses: {kind} is {:?}, expected an IPv4 or IPv6 address",
+                        entry.address
+                    )
                 })?;
                 if !addresses.contains(&address) {
                     addresses.push(address);
@@ -109,7 +112,12 @@ impl TryFrom<RawNode> for Node {
         Ok(Self {
             addresses,
             pod_cidrs,
-            subnets: calico.iter().flatten().filter(|net| net.prefix_len() < net.max_prefix_len()).map(IpNet::trunc).collect(),
+            subnets: calico
+                .iter()
+                .flatten()
+                .filter(|net| net.prefix_len() < net.max_prefix_len())
+                .map(IpNet::trunc)
+                .collect(),
             vxlan_v4: notes.read("projectcalico.org/IPv4VXLANTunnelAddr", |t| parse_ip(t, true))?,
             ipip_v4: notes.read("projectcalico.org/IPv4IPIPTunnelAddr", |t| parse_ip(t, true))?,
             vxlan_v6: notes.read("projectcalico.org/IPv6VXLANTunnelAddr", |t| parse_ip(t, false))?,
@@ -126,7 +134,12 @@ struct Annotations<'a>(&'a Labels);
 
 impl Annotations<'_> {
     fn read<T>(&self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, String> {
-        match self.0.get(key).map(|text| text.trim()).filter(|text| !text.is_empty()) {
+        match self
+            .0
+            .get(key)
+            .map(|text| text.trim())
+            .filter(|text| !text.is_empty())
+        {
             Some(text) => parse(text).map(Some).map_err(|e| format!("annotation {key} {e}")),
             None => Ok(None),
         }
@@ -141,8 +154,12 @@ fn parse_ip(text: &str, v4: bool) -> Result<IpAddr, String> {
 /// Reads `10.0.0.1/24` or a bare address.
 fn parse_interface(text: &str, v4: bool) -> Result<IpNet, String> {
     let net = parse_cidr(text).or_else(|| text.parse().ok().map(|a: IpAddr| a.into()));
-    net.filter(|n| n.addr().is_ipv4() == v4)
-        .ok_or_else(|| format!("is {text:?}, expected an {} address with its prefix length", family(v4)))
+    net.filter(|n| n.addr().is_ipv4() == v4).ok_or_else(|| {
+        format!(
+            "is {text:?}, expected an {} address with its prefix length",
+            family(v4)
+        )
+    })
 }
 
 fn family(v4: bool) -> &'static str {
@@ -155,10 +172,17 @@ pub(crate) fn parse_mac(text: &str) -> Result<[u8; 6], String> {
     let mut mac = [0; 6];
     let mut parts = text.split(':');
     for byte in &mut mac {
-        let part = parts.next().filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit())).ok_or_else(wrong)?;
+        let part = parts
+            .next()
+            .filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()))
+            .ok_or_else(wrong)?;
         *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
     }
-    if parts.next().is_some() || mac[0] & 1 == 1 || mac == [0; 6] { Err(wrong()) } else { Ok(mac) }
+    if parts.next().is_some() || mac[0] & 1 == 1 || mac == [0; 6] {
+        Err(wrong())
+    } else {
+        Ok(mac)
+    }
 }
 
 #[cfg(test)]
@@ -188,9 +212,15 @@ mod tests {
     #[test]
     fn a_wrong_annotation_is_named() {
         for (annotation, expected) in [
-            ("projectcalico.org/VXLANTunnelMACAddr: 'ff:00:00:00:00:01'", "unicast MAC"),
+            (
+                "projectcalico.org/VXLANTunnelMACAddr: 'ff:00:00:00:00:01'",
+                "unicast MAC",
+            ),
             ("ringway.io/uplink-mtu: '100'", "between 576 and 65535"),
-            ("projectcalico.org/IPv4VXLANTunnelAddr: 'fd00::1'", "expected an IPv4 address"),
+            (
+                "projectcalico.org/IPv4VXLANTunnelAddr: 'fd00::1'",
+                "expected an IPv4 address",
+            ),
         ] {
             let error = node(annotation).unwrap_err();
             let key = annotation.split(':').next().unwrap();

@@ -31,14 +31,30 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     /// `status.hostIPs`, else `status.hostIP`.
     pub host_addresses: Vec<IpAddr>,
-    /// Succeeded or Failed: it has no network any more.
-    pub finished: bool,
-    /// Status Pending: it may have no address yet.
-    pub pending: bool,
+    /// How far it is.
+    pub phase: Phase,
     /// The Ready condition; absent means ready.
     pub ready: bool,
     /// The pod's MAC address where `ringway.io/mac` names one.
     pub mac: Option<[u8; 6]>,
+}
+
+/// `status.phase`, as far as it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It may have no address yet.
+    Pending,
+    /// Running, unknown or absent.
+    Running,
+    /// Succeeded or Failed: it has no network any more.
+    Finished,
+}
+
+impl Pod {
+    /// Whether its containers are done for good; then no one reaches it and it selects nothing.
+    pub fn is_finished(&self) -> bool {
+        self.phase == Phase::Finished
+    }
 }
 
 /// A container port with a name.
@@ -50,13 +66,6 @@ pub struct NamedPort {
     pub protocol: Protocol,
     /// The container's port.
     pub port: u16,
-}
-
-impl Pod {
-    /// The pod's address of a family's first entry, IPv4 before IPv6.
-    pub fn main_address(&self) -> Option<IpAddr> {
-        self.addresses.iter().find(|a| a.is_ipv4()).or(self.addresses.first()).copied()
-    }
 }
 
 #[derive(Deserialize)]
@@ -161,7 +170,11 @@ impl<'de> Deserialize<'de> for OptionalAddress {
 }
 
 fn addresses(many: &[RawIp], one: Option<OptionalAddress>) -> Vec<IpAddr> {
-    if many.is_empty() { one.and_then(|a| a.0).into_iter().collect() } else { many.iter().map(|ip| ip.ip.0).collect() }
+    if many.is_empty() {
+        one.and_then(|a| a.0).into_iter().collect()
+    } else {
+        many.iter().map(|ip| ip.ip.0).collect()
+    }
 }
 
 impl TryFrom<RawPod> for Pod {
@@ -170,21 +183,38 @@ impl TryFrom<RawPod> for Pod {
     fn try_from(raw: RawPod) -> Result<Self, String> {
         let meta = raw.metadata.check(Scope::Namespaced)?;
         let mac = match meta.annotations.get("ringway.io/mac") {
-            Some(text) => Some(super::node::parse_mac(text).map_err(|e| format!("annotation ringway.io/mac: {e}"))?),
+            Some(text) => {
+                Some(super::node::parse_mac(text).map_err(|e| format!("annotation ringway.io/mac: {e}"))?)
+            }
             None => None,
         };
         // An init container that restarts always is a sidecar and serves as long as the pod does.
-        let sidecars = raw.spec.init_containers.iter().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-        let named_ports = raw.spec.containers.iter().chain(sidecars).flat_map(|container| &container.ports);
+        let sidecars = raw
+            .spec
+            .init_containers
+            .iter()
+            .filter(|c| c.restart_policy.as_deref() == Some("Always"));
+        let named_ports = raw
+            .spec
+            .containers
+            .iter()
+            .chain(sidecars)
+            .flat_map(|container| &container.ports);
         let named_ports = named_ports
             .filter_map(|port| {
                 let name = port.name.clone().filter(|name| !name.is_empty())?;
-                Some(NamedPort { name, protocol: port.protocol, port: port.container_port.0 })
+                Some(NamedPort {
+                    name,
+                    protocol: port.protocol,
+                    port: port.container_port.0,
+                })
             })
             .collect();
         let addresses_of_pod = addresses(&raw.status.pod_ips, raw.status.pod_ip);
-        if let Some(twice) =
-            addresses_of_pod.iter().enumerate().find(|(i, a)| addresses_of_pod.iter().take(*i).any(|b| b == *a))
+        if let Some(twice) = addresses_of_pod
+            .iter()
+            .enumerate()
+            .find(|(i, a)| addresses_of_pod.iter().take(*i).any(|b| b == *a))
         {
             return Err(format!("status.podIPs has {} twice", twice.1));
         }
@@ -195,9 +225,17 @@ impl TryFrom<RawPod> for Pod {
             named_ports,
             addresses: addresses_of_pod,
             host_addresses: addresses(&raw.status.host_ips, raw.status.host_ip),
-            finished: matches!(raw.status.phase.as_deref(), Some("Succeeded" | "Failed")),
-            pending: raw.status.phase.as_deref() == Some("Pending"),
-            ready: raw.status.conditions.iter().find(|c| c.r#type == "Ready").is_none_or(|c| c.status == "True"),
+            phase: match raw.status.phase.as_deref() {
+                Some("Pending") => Phase::Pending,
+                Some("Succeeded" | "Failed") => Phase::Finished,
+                _ => Phase::Running,
+            },
+            ready: raw
+                .status
+                .conditions
+                .iter()
+                .find(|c| c.r#type == "Ready")
+                .is_none_or(|c| c.status == "True"),
             mac,
         })
     }

@@ -33,7 +33,12 @@ enum Test {
 impl Selector {
     /// The selector that asks for exactly these labels.
     pub fn of_labels(labels: &Labels) -> Self {
-        Self { requirements: labels.iter().map(|(key, value)| Requirement::equals(key, value)).collect() }
+        Self {
+            requirements: labels
+                .iter()
+                .map(|(key, value)| Requirement::equals(key, value))
+                .collect(),
+        }
     }
 
     /// Whether it selects an object with these labels. `NotIn` selects objects without the label, too.
@@ -57,7 +62,10 @@ impl Selector {
 
 impl Requirement {
     fn equals(key: &str, value: &str) -> Self {
-        Self { key: key.to_owned(), test: Test::In(BTreeSet::from([value.to_owned()])) }
+        Self {
+            key: key.to_owned(),
+            test: Test::In(BTreeSet::from([value.to_owned()])),
+        }
     }
 }
 
@@ -127,11 +135,22 @@ impl TryFrom<RawRequirement> for Requirement {
     fn try_from(raw: RawRequirement) -> Result<Self, String> {
         check_label_key(&raw.key)?;
         raw.values.iter().try_for_each(|value| check_label_value(value))?;
-        let RawRequirement { key, operator, values } = raw;
+        let RawRequirement {
+            key,
+            operator,
+            values,
+        } = raw;
         let needs_values = matches!(operator, Operator::In | Operator::NotIn);
         if needs_values == values.is_empty() {
-            let expected = if needs_values { "at least one value" } else { "no values" };
-            return Err(format!("operator {operator:?} on {key:?} has {} values, expected {expected}", values.len()));
+            let expected = if needs_values {
+                "at least one value"
+            } else {
+                "no values"
+            };
+            return Err(format!(
+                "operator {operator:?} on {key:?} has {} values, expected {expected}",
+                values.len()
+            ));
         }
         let values = values.into_iter().collect();
         let test = match operator {
@@ -167,7 +186,10 @@ mod tests {
     }
 
     fn labels(pairs: &[(&str, &str)]) -> Labels {
-        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
     }
 
     #[test]
@@ -179,11 +201,27 @@ mod tests {
             ("matchLabels:", true, true),
             ("matchLabels: {app: web}", true, false),
             ("matchLabels: {app: web, tier: back}", false, false),
-            ("matchExpressions: [{key: app, operator: In, values: [web, db]}]", true, false),
-            ("matchExpressions: [{key: app, operator: NotIn, values: [web]}]", false, true),
+            (
+                "matchExpressions: [{key: app, operator: In, values: [web, db]}]",
+                true,
+                false,
+            ),
+            (
+                "matchExpressions: [{key: app, operator: NotIn, values: [web]}]",
+                false,
+                true,
+            ),
             ("matchExpressions: [{key: app, operator: Exists}]", true, false),
-            ("matchExpressions: [{key: app, operator: DoesNotExist}]", false, true),
-            ("{matchLabels: {app: web}, matchExpressions: [{key: tier, operator: DoesNotExist}]}", false, false),
+            (
+                "matchExpressions: [{key: app, operator: DoesNotExist}]",
+                false,
+                true,
+            ),
+            (
+                "{matchLabels: {app: web}, matchExpressions: [{key: tier, operator: DoesNotExist}]}",
+                false,
+                false,
+            ),
         ] {
             let selector = selector(text).unwrap();
             assert_eq!(selector.matches(&web), selects_web, "{text} against {web:?}");
@@ -193,7 +231,8 @@ mod tests {
 
     #[test]
     fn equal_selectors_have_one_text() {
-        let spelled = selector("matchExpressions: [{key: b, operator: Exists}, {key: a, operator: In, values: [x]}]");
+        let spelled =
+            selector("matchExpressions: [{key: b, operator: Exists}, {key: a, operator: In, values: [x]}]");
         let short = selector("{matchLabels: {a: x}, matchExpressions: [{key: b, operator: Exists}]}");
         assert_eq!(spelled.as_ref().unwrap().to_string(), "a=x,b");
         assert_eq!(spelled, short);
@@ -204,8 +243,14 @@ mod tests {
     fn bad_requirements_are_refused() {
         for (text, expected) in [
             ("matchExpressions: [{key: a, operator: In}]", "at least one value"),
-            ("matchExpressions: [{key: a, operator: Exists, values: [x]}]", "no values"),
-            ("matchExpressions: [{key: a, operator: Equals, values: [x]}]", "Equals"),
+            (
+                "matchExpressions: [{key: a, operator: Exists, values: [x]}]",
+                "no values",
+            ),
+            (
+                "matchExpressions: [{key: a, operator: Equals, values: [x]}]",
+                "Equals",
+            ),
             ("matchExpressions: [{key: a b, operator: Exists}]", "no label key"),
             ("matchLabels: {a: 'b c'}", "no label value"),
         ] {

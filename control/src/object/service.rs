@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use super::field::{Address, PortNumber, PortOrName, Protocol, null_default, string_map};
+use super::field::{PortNumber, PortOrName, Protocol, null_default, string_map};
 use super::meta::{Labels, Metadata, ObjectName, RawMetadata, Scope};
 
 /// core/v1 Service, as far as its cluster IPs go.
@@ -23,7 +23,7 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Labels of the pods behind it; empty selects nothing.
     pub selector: Labels,
-    /// ClientIP session affinity in seconds, 0 for none.
+    /// `ClientIP` session affinity in seconds, 0 for none.
     pub affinity_s: u32,
     /// Pods that are not ready count as ready.
     pub publish_not_ready: bool,
@@ -62,7 +62,9 @@ pub struct ServicePort {
 impl Service {
     /// Whether another proxy is in charge of it.
     pub fn proxied_elsewhere(&self) -> bool {
-        self.meta.labels.contains_key("service.kubernetes.io/service-proxy-name")
+        self.meta
+            .labels
+            .contains_key("service.kubernetes.io/service-proxy-name")
     }
 }
 
@@ -110,7 +112,9 @@ impl<'de> Deserialize<'de> for ClusterIp {
             "None" => Ok(Self::Headless),
             "" => Ok(Self::Unallocated),
             text => text.parse().map(Self::Address).map_err(|_| {
-                serde::de::Error::custom(format!("cluster IP is {text:?}, expected an address, \"None\" or \"\""))
+                serde::de::Error::custom(format!(
+                    "cluster IP is {text:?}, expected an address, \"None\" or \"\""
+                ))
             }),
         }
     }
@@ -156,12 +160,22 @@ impl<'de> Deserialize<'de> for ServicePort {
             port: PortNumber,
             target_port: Option<Target>,
         }
-        let Raw { name, protocol, port: PortNumber(port), target_port } = Raw::deserialize(deserializer)?;
+        let Raw {
+            name,
+            protocol,
+            port: PortNumber(port),
+            target_port,
+        } = Raw::deserialize(deserializer)?;
         let target = match target_port {
             Some(Target(Some(target))) => target,
             _ => PortOrName::Number(port),
         };
-        Ok(Self { name, protocol, port, target })
+        Ok(Self {
+            name,
+            protocol,
+            port,
+            target,
+        })
     }
 }
 
@@ -208,7 +222,11 @@ impl TryFrom<RawService> for Service {
     fn try_from(raw: RawService) -> Result<Self, String> {
         let meta = raw.metadata.check(Scope::Namespaced)?;
         let spec = raw.spec;
-        let written = if spec.cluster_ips.is_empty() { spec.cluster_ip.into_iter().collect() } else { spec.cluster_ips };
+        let written = if spec.cluster_ips.is_empty() {
+            spec.cluster_ip.into_iter().collect()
+        } else {
+            spec.cluster_ips
+        };
         let headless = written.contains(&ClusterIp::Headless);
         let cluster_ips: Vec<IpAddr> = written
             .iter()
@@ -220,18 +238,28 @@ impl TryFrom<RawService> for Service {
         if let [first, second, ..] = cluster_ips.as_slice()
             && (cluster_ips.len() > 2 || first.is_ipv4() == second.is_ipv4())
         {
-            return Err("spec.clusterIPs has two addresses of one family, expected at most one of each".to_owned());
+            return Err(
+                "spec.clusterIPs has two addresses of one family, expected at most one of each".to_owned(),
+            );
         }
         for (index, port) in spec.ports.iter().enumerate() {
             if port.name.is_empty() && spec.ports.len() > 1 {
-                return Err(format!("spec.ports[{index}] has no name, expected one on each of several ports"));
+                return Err(format!(
+                    "spec.ports[{index}] has no name, expected one on each of several ports"
+                ));
             }
             for other in spec.ports.iter().take(index) {
                 if !port.name.is_empty() && port.name == other.name {
-                    return Err(format!("spec.ports[{index}] has name {:?}, which another port has already", port.name));
+                    return Err(format!(
+                        "spec.ports[{index}] has name {:?}, which another port has already",
+                        port.name
+                    ));
                 }
                 if (port.protocol, port.port) == (other.protocol, other.port) {
-                    return Err(format!("spec.ports[{index}] is {}/{}, which is there already", port.protocol, port.port));
+                    return Err(format!(
+                        "spec.ports[{index}] is {}/{}, which is there already",
+                        port.protocol, port.port
+                    ));
                 }
             }
         }
@@ -240,7 +268,11 @@ impl TryFrom<RawService> for Service {
         }
         let affinity_s = match spec.session_affinity {
             Affinity::None => 0,
-            Affinity::ClientIP => spec.session_affinity_config.client_ip.timeout_seconds.unwrap_or(10_800),
+            Affinity::ClientIP => spec
+                .session_affinity_config
+                .client_ip
+                .timeout_seconds
+                .unwrap_or(10_800),
         };
         if spec.session_affinity == Affinity::ClientIP && !(1..=86_400).contains(&affinity_s) {
             return Err(format!(
@@ -352,12 +384,17 @@ impl TryFrom<RawSlice> for EndpointSlice {
 
     fn try_from(raw: RawSlice) -> Result<Self, String> {
         let meta = raw.metadata.check(Scope::Namespaced)?;
-        let service = meta.labels.get("kubernetes.io/service-name").filter(|name| !name.is_empty());
+        let service = meta
+            .labels
+            .get("kubernetes.io/service-name")
+            .filter(|name| !name.is_empty());
         let service = service.map(|name| ObjectName::new(&meta.name.namespace, name));
         let mut endpoints = Vec::new();
         for (index, endpoint) in raw.endpoints.into_iter().enumerate() {
             let Some(text) = endpoint.addresses.first() else {
-                return Err(format!("endpoints[{index}].addresses is empty, expected an address"));
+                return Err(format!(
+                    "endpoints[{index}].addresses is empty, expected an address"
+                ));
             };
             let address: Option<IpAddr> = text.parse().ok();
             let address = match raw.address_type {
@@ -371,7 +408,11 @@ impl TryFrom<RawSlice> for EndpointSlice {
                     raw.address_type
                 ));
             };
-            let RawConditions { ready, serving, terminating } = endpoint.conditions;
+            let RawConditions {
+                ready,
+                serving,
+                terminating,
+            } = endpoint.conditions;
             endpoints.push(Endpoint {
                 address,
                 ready: ready.unwrap_or(true),
@@ -385,13 +426,12 @@ impl TryFrom<RawSlice> for EndpointSlice {
             protocol: raw.protocol,
             port: raw.port.map(|port| port.0),
         };
-        Ok(Self { meta, service, endpoints, ports: raw.ports.into_iter().map(port).collect() })
-    }
-}
-
-impl From<Address> for IpAddr {
-    fn from(address: Address) -> Self {
-        address.0
+        Ok(Self {
+            meta,
+            service,
+            endpoints,
+            ports: raw.ports.into_iter().map(port).collect(),
+        })
     }
 }
 
@@ -400,7 +440,8 @@ mod tests {
     use super::*;
 
     fn service(spec: &str) -> Result<Service, String> {
-        serde_saphyr::from_str(&format!("{{metadata: {{name: s}}, spec: {{{spec}}}}}")).map_err(|e| e.to_string())
+        serde_saphyr::from_str(&format!("{{metadata: {{name: s}}, spec: {{{spec}}}}}"))
+            .map_err(|e| e.to_string())
     }
 
     #[test]
@@ -420,17 +461,35 @@ mod tests {
         for (spec, expected) in [
             ("clusterIP: 10.96.0.1", "at least one port"),
             ("clusterIP: 10.96.0, ports: [{port: 80}]", "expected an address"),
-            ("clusterIPs: [10.96.0.1, 10.96.0.2], ports: [{port: 80}]", "one family"),
-            ("clusterIP: 10.96.0.1, ports: [{port: 80}, {port: 81, name: b}]", "has no name"),
-            ("clusterIP: 10.96.0.1, ports: [{port: 80, name: a}, {port: 81, name: a}]", "already"),
-            ("clusterIP: 10.96.0.1, ports: [{port: 80, name: a}, {port: 80, name: b}]", "TCP/80"),
+            (
+                "clusterIPs: [10.96.0.1, 10.96.0.2], ports: [{port: 80}]",
+                "one family",
+            ),
+            (
+                "clusterIP: 10.96.0.1, ports: [{port: 80}, {port: 81, name: b}]",
+                "has no name",
+            ),
+            (
+                "clusterIP: 10.96.0.1, ports: [{port: 80, name: a}, {port: 81, name: a}]",
+                "already",
+            ),
+            (
+                "clusterIP: 10.96.0.1, ports: [{port: 80, name: a}, {port: 80, name: b}]",
+                "TCP/80",
+            ),
             (
                 "clusterIP: 10.96.0.1, ports: [{port: 80}], sessionAffinity: ClientIP, \
                  sessionAffinityConfig: {clientIP: {timeoutSeconds: 90000}}",
                 "1 to 86400",
             ),
-            ("clusterIP: 10.96.0.1, ports: [{port: 80}], sessionAffinity: Cookie", "Cookie"),
-            ("clusterIP: 10.96.0.1, ports: [{port: 80, protocol: ICMP}]", "TCP, UDP or SCTP"),
+            (
+                "clusterIP: 10.96.0.1, ports: [{port: 80}], sessionAffinity: Cookie",
+                "Cookie",
+            ),
+            (
+                "clusterIP: 10.96.0.1, ports: [{port: 80, protocol: ICMP}]",
+                "TCP, UDP or SCTP",
+            ),
         ] {
             let error = service(spec).unwrap_err();
             assert!(error.contains(expected), "{spec}: {error}");
@@ -444,7 +503,11 @@ mod tests {
              endpoints: [{addresses: [10.0.0.1]}, {addresses: [10.0.0.2], conditions: {ready: false, terminating: true}}]}",
         )
         .unwrap();
-        let states: Vec<_> = slice.endpoints.iter().map(|e| (e.ready, e.serving, e.terminating)).collect();
+        let states: Vec<_> = slice
+            .endpoints
+            .iter()
+            .map(|e| (e.ready, e.serving, e.terminating))
+            .collect();
         assert_eq!(states, [(true, true, false), (false, true, true)]);
         assert_eq!(slice.service, Some(ObjectName::new("default", "api")));
     }

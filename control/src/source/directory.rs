@@ -80,7 +80,11 @@ pub fn load<P: AsRef<Path>>(paths: &[P]) -> Result<Objects, LoadErrors> {
                     let key = (object.kind(), object.meta().name.clone());
                     if let Some(first) = objects.locations.get(&key) {
                         let object = format!("{} {}", key.0, key.1);
-                        errors.push(LoadError::Duplicate { location, first: first.clone(), object });
+                        errors.push(LoadError::Duplicate {
+                            location,
+                            first: first.clone(),
+                            object,
+                        });
                         continue;
                     }
                     objects.locations.insert(key, location);
@@ -90,7 +94,11 @@ pub fn load<P: AsRef<Path>>(paths: &[P]) -> Result<Objects, LoadErrors> {
         }
         errors.extend(document_errors.into_iter().map(LoadError::from));
     }
-    if errors.is_empty() { Ok(objects) } else { Err(LoadErrors(errors)) }
+    if errors.is_empty() {
+        Ok(objects)
+    } else {
+        Err(LoadErrors(errors))
+    }
 }
 
 /// The files behind `paths`, each once, directories' in name order.
@@ -109,9 +117,14 @@ fn files<P: AsRef<Path>>(paths: &[P], errors: &mut Vec<LoadError>) -> Vec<PathBu
             continue;
         }
         match manifests(path) {
-            Ok(found) if found.is_empty() => errors.push(LoadError::NoManifests { path: path.to_owned() }),
+            Ok(found) if found.is_empty() => errors.push(LoadError::NoManifests {
+                path: path.to_owned(),
+            }),
             Ok(found) => found.into_iter().for_each(&mut add),
-            Err(error) => errors.push(LoadError::Unreadable { path: path.to_owned(), message: error.to_string() }),
+            Err(error) => errors.push(LoadError::Unreadable {
+                path: path.to_owned(),
+                message: error.to_string(),
+            }),
         }
     }
     files
@@ -131,19 +144,34 @@ fn manifests(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
 
 /// Whether a file in a directory counts as a manifest: by its ending, and it is not hidden.
 pub(crate) fn is_manifest(path: &Path) -> bool {
-    let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-    let ending = path.extension().is_some_and(|e| ["yaml", "yml", "json"].iter().any(|known| e == *known));
+    let hidden = path
+        .file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with('.'));
+    let ending = path
+        .extension()
+        .is_some_and(|e| ["yaml", "yml", "json"].iter().any(|known| e == *known));
     ending && !hidden
 }
 
 fn read_text(file: &Path) -> Result<String, LoadError> {
-    let unreadable = |message: String| LoadError::Unreadable { path: file.to_owned(), message };
+    let unreadable = |message: String| LoadError::Unreadable {
+        path: file.to_owned(),
+        message,
+    };
     let bytes = fs::read(file).map_err(|e| unreadable(e.to_string()))?;
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
-        let line = 1 + error.as_bytes().iter().take(good).filter(|b| **b == b'\n').count() as u64;
+        let line = 1 + error
+            .as_bytes()
+            .iter()
+            .take(good)
+            .filter(|b| **b == b'\n')
+            .count() as u64;
         LoadError::Document(DocumentError {
-            location: Location { file: Arc::new(file.to_owned()), line },
+            location: Location {
+                file: Arc::new(file.to_owned()),
+                line,
+            },
             object: String::new(),
             message: "not text in UTF-8, expected YAML or JSON".to_owned(),
         })
@@ -161,7 +189,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         fs::write(path.join("b.yml"), NODE).unwrap();
-        fs::write(path.join("a.yaml"), "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n").unwrap();
+        fs::write(
+            path.join("a.yaml"),
+            "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n",
+        )
+        .unwrap();
         fs::write(path.join(".c.yaml"), "not: an object\n").unwrap();
         fs::write(path.join("readme.txt"), "not an object\n").unwrap();
         fs::create_dir(path.join("sub.yaml")).unwrap();
@@ -181,7 +213,10 @@ mod tests {
         let errors = load(&[path, Path::new("/no/such/file")]).unwrap_err();
         let messages: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
         assert_eq!(messages.len(), 3, "{messages:?}");
-        assert!(messages[0].contains("2.yaml:2: Node a is a duplicate"), "{messages:?}");
+        assert!(
+            messages[0].contains("2.yaml:2: Node a is a duplicate"),
+            "{messages:?}"
+        );
         assert!(messages[0].ends_with("1.yaml:1"), "{messages:?}");
         assert!(messages[1].contains("3.yaml:2: not text"), "{messages:?}");
         assert!(messages[2].starts_with("/no/such/file: "), "{messages:?}");
@@ -191,6 +226,11 @@ mod tests {
     #[test]
     fn an_empty_directory_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(load(&[directory.path()]).unwrap_err().to_string().contains("no *.yaml"));
+        assert!(
+            load(&[directory.path()])
+                .unwrap_err()
+                .to_string()
+                .contains("no *.yaml")
+        );
     }
 }

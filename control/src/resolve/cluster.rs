@@ -1,0 +1,143 @@
+//! The cluster as policies and Services see it: pods that have a network, with their addresses, and namespaces' labels.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::ops::Bound;
+
+use crate::ipam::Assignments;
+use crate::object::{Kind, Labels, NAME_LABEL, ObjectName, Objects, Phase, Pod, Selector};
+
+use super::{Mode, ResolveError, Subject};
+
+/// A pod that runs or is about to.
+#[derive(Clone, Debug)]
+pub(super) struct LivePod<'a> {
+    pub(super) pod: &'a Pod,
+    /// The pod's own, or its node's where it lives in the node's network.
+    pub(super) addresses: Vec<IpAddr>,
+}
+
+impl<'a> LivePod<'a> {
+    pub(super) fn name(&self) -> &'a ObjectName {
+        &self.pod.meta.name
+    }
+
+    pub(super) fn is_on(&self, node: &str) -> bool {
+        self.pod.node.as_deref() == Some(node)
+    }
+}
+
+/// Everything that selectors range over.
+pub(super) struct Cluster<'a> {
+    pub(super) objects: &'a Objects,
+    /// Pods that are not finished and have an address, hostNetwork ones too.
+    pub(super) pods: BTreeMap<&'a ObjectName, LivePod<'a>>,
+    namespaces: BTreeMap<&'a str, Labels>,
+}
+
+impl<'a> Cluster<'a> {
+    /// Gathers pods with their addresses.
+    pub(super) fn new(
+        objects: &'a Objects,
+        assignments: &Assignments,
+        mode: Mode,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, ResolveError> {
+        let mut pods = BTreeMap::new();
+        let mut owners: BTreeMap<IpAddr, &ObjectName> = BTreeMap::new();
+        for (name, pod) in &objects.pods {
+            if pod.is_finished() {
+                continue;
+            }
+            let subject = || Subject::new(objects, Kind::Pod, name);
+            let node = pod.node.as_deref().and_then(|node| objects.node(node));
+            if let (Some(node), None) = (&pod.node, node) {
+                warnings.push(format!(
+                    "{}: there is no Node {node:?}; nothing is routed to this pod",
+                    subject()
+                ));
+            }
+            let addresses = if !pod.addresses.is_empty() {
+                pod.addresses.clone()
+            } else if !pod.host_network {
+                assignments.addresses(name).to_vec()
+            } else if !pod.host_addresses.is_empty() {
+                pod.host_addresses.clone()
+            } else {
+                let mains = node.map(|n| [n.main_address(true), n.main_address(false)]);
+                mains.into_iter().flatten().flatten().collect()
+            };
+            if addresses.is_empty() {
+                if mode == Mode::Replay && !(pod.phase == Phase::Pending && pod.node.is_none()) {
+                    return Err(ResolveError::NoPodAddress { pod: subject() });
+                }
+                warnings.push(format!("{}: it has no address yet", subject()));
+                continue;
+            }
+            if !pod.host_network {
+                for address in &addresses {
+                    if let Some(other) = owners.insert(*address, name) {
+                        let other = Box::new(Subject::new(objects, Kind::Pod, other));
+                        return Err(ResolveError::SharedAddress {
+                            address: *address,
+                            pod: subject(),
+                            other,
+                        });
+                    }
+                }
+            }
+            pods.insert(name, LivePod { pod, addresses });
+        }
+        let mut namespaces: BTreeMap<&str, Labels> = objects
+            .namespaces
+            .values()
+            .map(|n| (n.meta.name.name.as_str(), n.meta.labels.clone()))
+            .collect();
+        for name in objects.pods.keys() {
+            let namespace = name.namespace.as_str();
+            namespaces
+                .entry(namespace)
+                .or_insert_with(|| [(NAME_LABEL.to_owned(), namespace.to_owned())].into());
+        }
+        Ok(Self {
+            objects,
+            pods,
+            namespaces,
+        })
+    }
+
+    /// Live pods of one namespace, in name order.
+    pub(super) fn pods_in<'s>(&'s self, namespace: &str) -> impl Iterator<Item = &'s LivePod<'a>> {
+        let first = ObjectName::new(namespace, "");
+        let namespace = namespace.to_owned();
+        self.pods
+            .range::<ObjectName, _>((Bound::Included(&first), Bound::Unbounded))
+            .take_while(move |(name, _)| name.namespace == namespace)
+            .map(|(_, pod)| pod)
+    }
+
+    /// Live pods that have a network of their own and ports on this node.
+    pub(super) fn local_pods<'s>(&'s self, node: &'s str) -> impl Iterator<Item = &'s LivePod<'a>> {
+        self.pods
+            .values()
+            .filter(move |pod| !pod.pod.host_network && pod.is_on(node))
+    }
+
+    /// Pods with a network of their own that `pods` selects (all of them without one) in `namespace`.
+    pub(super) fn select_in<'s>(
+        &'s self,
+        namespace: &str,
+        pods: Option<&'s Selector>,
+    ) -> impl Iterator<Item = &'s LivePod<'a>> {
+        self.pods_in(namespace)
+            .filter(move |pod| !pod.pod.host_network && pods.is_none_or(|s| s.matches(&pod.pod.meta.labels)))
+    }
+
+    /// Names of the namespaces that a selector selects.
+    pub(super) fn select_namespaces<'s>(&'s self, selector: &'s Selector) -> impl Iterator<Item = &'s str> {
+        self.namespaces
+            .iter()
+            .filter(|(_, labels)| selector.matches(labels))
+            .map(|(name, _)| *name)
+    }
+}

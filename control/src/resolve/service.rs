@@ -1,0 +1,185 @@
+//! Services with their backends, one entry per Service port.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use contract::proto;
+use contract::proto::BackendState;
+
+use crate::object::field::PortOrName;
+use crate::object::{EndpointSlice, Kind, ObjectName, Selector, Service, ServiceKind, ServicePort};
+
+use super::cluster::{Cluster, LivePod};
+use super::{ResolveError, Subject, encode};
+
+/// Backends by address and port, each in its best state.
+type Backends = BTreeMap<(IpAddr, u16), (BackendState, bool)>;
+
+/// Every Service port that has a cluster IP.
+pub(super) fn services(
+    cluster: &Cluster<'_>,
+    node: &str,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<proto::Service>, ResolveError> {
+    let mut slices: BTreeMap<&ObjectName, Vec<&EndpointSlice>> = BTreeMap::new();
+    for slice in cluster.objects.endpoint_slices.values() {
+        if let Some(service) = &slice.service {
+            slices.entry(service).or_default().push(slice);
+        }
+    }
+    // Where local pods are, for endpoints that do not name their node.
+    let local: std::collections::BTreeSet<IpAddr> = cluster
+        .local_pods(node)
+        .flat_map(|pod| pod.addresses.iter().copied())
+        .collect();
+    let mut owners: BTreeMap<(IpAddr, u32, u16), &ObjectName> = BTreeMap::new();
+    let mut services = BTreeMap::new();
+    for (name, service) in &cluster.objects.services {
+        if service.headless || service.kind == ServiceKind::ExternalName || service.proxied_elsewhere() {
+            continue;
+        }
+        if service.cluster_ips.is_empty() {
+            warnings.push(format!(
+                "Service {name}: it has no cluster IP yet, so it is not served"
+            ));
+            continue;
+        }
+        warn_of_what_is_missing(name, service, warnings);
+        for port in &service.ports {
+            for address in &service.cluster_ips {
+                let key = (*address, port.protocol.number(), port.port);
+                if let Some(other) = owners.insert(key, name) {
+                    let subject = |name| Subject::new(cluster.objects, Kind::Service, name);
+                    return Err(ResolveError::SharedServiceAddress {
+                        address: *address,
+                        port: format!("{}/{}", port.protocol, port.port),
+                        service: subject(name),
+                        other: Box::new(subject(other)),
+                    });
+                }
+            }
+            let backends = match slices.get(name) {
+                Some(slices) => from_slices(slices, port, node, &local),
+                None => from_selector(cluster, service, port, node),
+            };
+            let label = if port.name.is_empty() {
+                port.port.to_string()
+            } else {
+                port.name.clone()
+            };
+            let id = format!("{name}:{label}");
+            let entry = proto::Service {
+                id: id.clone(),
+                origin: Some(encode::origin("", "Service", name)),
+                protocol: port.protocol.number(),
+                port: u32::from(port.port),
+                cluster_ips: encode::addresses(&service.cluster_ips),
+                backends: backends.into_iter().map(backend).collect(),
+                affinity_s: service.affinity_s,
+            };
+            services.insert(id, entry);
+        }
+    }
+    Ok(services.into_values().collect())
+}
+
+fn warn_of_what_is_missing(name: &ObjectName, service: &Service, warnings: &mut Vec<String>) {
+    if matches!(service.kind, ServiceKind::NodePort | ServiceKind::LoadBalancer) {
+        warnings.push(format!(
+            "Service {name}: only its cluster IPs are served, not what type {:?} adds",
+            service.kind
+        ));
+    }
+    if service.internal_local {
+        warnings.push(format!(
+            "Service {name}: internalTrafficPolicy Local has no effect yet, all endpoints are used"
+        ));
+    }
+}
+
+fn backend(((address, port), (state, local)): ((IpAddr, u16), (BackendState, bool))) -> proto::Backend {
+    proto::Backend {
+        address: encode::address(address),
+        port: u32::from(port),
+        state: state.into(),
+        local,
+    }
+}
+
+/// An endpoint may be in several slices for a moment; it counts with its best state.
+fn add(backends: &mut Backends, key: (IpAddr, u16), state: BackendState, local: bool) {
+    let entry = backends.entry(key).or_insert((state, local));
+    if i32::from(state) < i32::from(entry.0) {
+        entry.0 = state;
+    }
+    entry.1 |= local;
+}
+
+fn state(ready: bool, serving: bool, terminating: bool) -> BackendState {
+    match (ready, serving && terminating) {
+        (true, _) => BackendState::Ready,
+        (false, true) => BackendState::ServingTerminating,
+        (false, false) => BackendState::NotReady,
+    }
+}
+
+fn from_slices(
+    slices: &[&EndpointSlice],
+    port: &ServicePort,
+    node: &str,
+    local: &std::collections::BTreeSet<IpAddr>,
+) -> Backends {
+    let mut backends = Backends::new();
+    for slice in slices {
+        let ports = slice
+            .ports
+            .iter()
+            .filter(|p| p.name == port.name && p.protocol == port.protocol);
+        for number in ports.filter_map(|p| p.port) {
+            for endpoint in &slice.endpoints {
+                let here = match &endpoint.node {
+                    Some(name) => name == node,
+                    None => local.contains(&endpoint.address),
+                };
+                let state = state(endpoint.ready, endpoint.serving, endpoint.terminating);
+                add(&mut backends, (endpoint.address, number), state, here);
+            }
+        }
+    }
+    backends
+}
+
+fn from_selector(cluster: &Cluster<'_>, service: &Service, port: &ServicePort, node: &str) -> Backends {
+    let mut backends = Backends::new();
+    if service.selector.is_empty() {
+        return backends;
+    }
+    let selector = Selector::of_labels(&service.selector);
+    for pod in cluster.pods_in(&service.meta.name.namespace) {
+        if !selector.matches(&pod.pod.meta.labels) {
+            continue;
+        }
+        let Some(number) = target(pod, port) else { continue };
+        let ready = service.publish_not_ready || (pod.pod.ready && !pod.pod.meta.deleting);
+        let state = state(ready, pod.pod.ready, pod.pod.meta.deleting);
+        for address in &pod.addresses {
+            add(&mut backends, (*address, number), state, pod.is_on(node));
+        }
+    }
+    backends
+}
+
+/// The port on this pod, if it has one of the name.
+fn target(pod: &LivePod<'_>, port: &ServicePort) -> Option<u16> {
+    match &port.target {
+        PortOrName::Number(number) => Some(*number),
+        PortOrName::Name(name) => {
+            let named = pod
+                .pod
+                .named_ports
+                .iter()
+                .find(|p| p.name == *name && p.protocol == port.protocol);
+            named.map(|p| p.port)
+        }
+    }
+}
