@@ -1,0 +1,195 @@
+//! `ringway-fastpath` and `ringway-control` on each node of the lab.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use nix::mount::{MsFlags, mount};
+
+use super::network::ETH0;
+use super::plan::{Node, Plan, directory};
+use super::process::{Process, wait_for};
+use super::record::{Made, Record};
+
+/// How long the daemons of the lab may take until every port is live.
+const READY_PATIENCE: Duration = Duration::from_secs(20);
+/// Connections of each node's flow table: a lab is small.
+const CONNECTIONS: u32 = 65_536;
+/// Longest path of a Unix socket, less the final zero.
+const SOCKET_PATH_MAX: usize = 107;
+/// How much of a log is shown when its daemon failed.
+const LOG_LINES_SHOWN: usize = 12;
+
+/// The daemons' programs.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    fastpath: PathBuf,
+    control: PathBuf,
+}
+
+impl Programs {
+    /// The programs that were built or installed together with this one.
+    pub(crate) fn beside_this_one() -> Result<Self> {
+        let own = std::env::current_exe().context("finding this program")?;
+        let directory = own.parent().context("this program is in a directory")?;
+        let find = |name: &str| {
+            let path = directory.join(name);
+            if !path.is_file() {
+                bail!(
+                    "no {name} in {}: `cargo build --workspace --bins` makes it",
+                    directory.display()
+                );
+            }
+            Ok(path)
+        };
+        Ok(Self {
+            fastpath: find("ringway-fastpath")?,
+            control: find("ringway-control")?,
+        })
+    }
+}
+
+/// Where a node's daemons keep what they need.
+#[derive(Debug)]
+pub(crate) struct Files {
+    pub(crate) directory: PathBuf,
+    pub(crate) fastpath_socket: PathBuf,
+    pub(crate) status_socket: PathBuf,
+    pub(crate) configuration: PathBuf,
+    pub(crate) bpffs: PathBuf,
+    pub(crate) flow_table: PathBuf,
+    pub(crate) fastpath_log: PathBuf,
+    pub(crate) control_log: PathBuf,
+}
+
+impl Files {
+    pub(crate) fn of(plan: &Plan, node: &Node) -> Self {
+        let directory = directory(&plan.name).join(&node.name);
+        Self {
+            fastpath_socket: directory.join("fastpath.sock"),
+            status_socket: directory.join("status.sock"),
+            configuration: directory.join("fastpath.toml"),
+            bpffs: directory.join("bpf"),
+            flow_table: directory.join("flows"),
+            fastpath_log: directory.join("fastpath.log"),
+            control_log: directory.join("control.log"),
+            directory,
+        }
+    }
+}
+
+/// Starts both daemons on every node and waits until every port is live.
+pub(crate) fn start(record: &mut Record, programs: &Programs) -> Result<()> {
+    let plan = record.plan.clone();
+    let mut started = Vec::new();
+    for (number, node) in plan.nodes.iter().enumerate() {
+        let files = Files::of(&plan, node);
+        prepare(record, node, &files)?;
+        fs::write(&files.configuration, configuration(&plan, number, &files)?)?;
+        let netns = plan.node_netns(node);
+
+        let name = format!("{}/ringway-fastpath", node.name);
+        let arguments = [OsStr::new("--config"), files.configuration.as_os_str()];
+        let fastpath = Process::start(name, &netns, &programs.fastpath, &arguments, &files.fastpath_log)?;
+        record.note(&Made::Process(fastpath.clone()))?;
+
+        let name = format!("{}/ringway-control", node.name);
+        let mut arguments = vec![OsStr::new("--node"), OsStr::new(&node.name)];
+        for state in &plan.state {
+            arguments.extend([OsStr::new("--state"), state.as_os_str()]);
+        }
+        arguments.extend([OsStr::new("--fastpath"), files.fastpath_socket.as_os_str()]);
+        arguments.extend([OsStr::new("--uplink"), OsStr::new(ETH0)]);
+        let control = Process::start(name, &netns, &programs.control, &arguments, &files.control_log)?;
+        record.note(&Made::Process(control.clone()))?;
+        started.push((files, fastpath, control));
+    }
+    for (files, fastpath, control) in &started {
+        ready(files, fastpath, control)?;
+    }
+    Ok(())
+}
+
+fn prepare(record: &mut Record, node: &Node, files: &Files) -> Result<()> {
+    if files.fastpath_socket.as_os_str().len() > SOCKET_PATH_MAX {
+        bail!(
+            "the sockets of node {} would have too long a path; give the lab a shorter --name",
+            node.name
+        );
+    }
+    fs::create_dir(&files.directory).with_context(|| format!("creating {}", files.directory.display()))?;
+    fs::create_dir(&files.bpffs)?;
+    record.note(&Made::Mount(files.bpffs.clone()))?;
+    mount(
+        Some("bpf"),
+        &files.bpffs,
+        Some("bpf"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .with_context(|| format!("mounting bpffs on {}", files.bpffs.display()))
+}
+
+/// The configuration of the fastpath on node number `number`.
+fn configuration(plan: &Plan, number: usize, files: &Files) -> Result<String> {
+    let processors = available_parallelism().map_or(1, usize::from);
+    let workers = plan.workers as usize;
+    let processors: Vec<String> = (0..workers)
+        .map(|worker| ((number * workers + worker) % processors).to_string())
+        .collect();
+    let node = plan.nodes.get(number).context("a node of the plan")?;
+    Ok(format!(
+        "[node]\nname = {}\n\n\
+         [sockets]\nfastpath = {}\nstatus = {}\n\n\
+         [ports]\nuplinks = [\"{ETH0}\"]\n\n\
+         [workers]\ncount = {workers}\ncpus = [{}]\n\n\
+         [bpf]\nbpffs = {}\n\n\
+         [flow_table]\npath = {}\nconnections = {CONNECTIONS}\n",
+        quoted(Path::new(&node.name))?,
+        quoted(&files.fastpath_socket)?,
+        quoted(&files.status_socket)?,
+        processors.join(", "),
+        quoted(&files.bpffs)?,
+        quoted(&files.flow_table)?,
+    ))
+}
+
+/// A TOML string. Paths and names of a lab hold nothing that JSON would escape otherwise.
+fn quoted(path: &Path) -> Result<String> {
+    Ok(serde_json::to_string(
+        path.to_str().context("a path of the lab is UTF-8")?,
+    )?)
+}
+
+/// Waits until the node's fastpath answers on its status socket, or says which daemon ended and what it said last.
+fn ready(files: &Files, fastpath: &Process, control: &Process) -> Result<()> {
+    let mut ended = None;
+    let answered = wait_for(READY_PATIENCE, || {
+        ended = [(fastpath, &files.fastpath_log), (control, &files.control_log)]
+            .into_iter()
+            .find(|(process, _)| !process.is_running());
+        ended.is_some() || UnixStream::connect(&files.status_socket).is_ok()
+    });
+    if let Some((process, log)) = ended {
+        bail!("{} ended; it said:\n{}", process.name, last_lines(log));
+    }
+    if !answered {
+        bail!(
+            "{} is not ready; it said:\n{}",
+            fastpath.name,
+            last_lines(&files.fastpath_log)
+        );
+    }
+    Ok(())
+}
+
+fn last_lines(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let first = lines.len().saturating_sub(LOG_LINES_SHOWN);
+    lines.get(first..).unwrap_or_default().join("\n")
+}
