@@ -3,6 +3,7 @@
 //! The packet path is a function of (batch, snapshot, flow table, now) to verdicts. Ports ([`io`]), the clock and the
 //! cluster stay outside: `ringway-fastpath` feeds it from AF_XDP sockets and a Unix socket, `ringway replay` from captures.
 
+pub mod answer;
 pub mod fragment;
 pub mod io;
 pub mod netlink;
