@@ -3,8 +3,11 @@
 //! [`proto`] holds the messages as they cross the socket (`proto/ringway.proto` documents every field). They are
 //! untrusted: fastpath turns them into [`valid`] types, the one way in, before it compiles them.
 
+pub mod frame;
+pub mod merge;
+
 /// The messages of `ringway.proto`, generated at build.
-#[allow(missing_docs, clippy::pedantic, unreachable_pub)]
+#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
 pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/ringway.v1.rs"));
 }
