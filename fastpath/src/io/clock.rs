@@ -1,9 +1,9 @@
-//! The clocks of live ports: CLOCK_MONOTONIC for time, the TSC for measuring. Replay brings its own time.
+//! The clocks of live ports: `CLOCK_MONOTONIC` for time, the TSC for measuring. Replay brings its own time.
 #![allow(unsafe_code)]
 
 use std::time::{Duration, Instant};
 
-/// Nanoseconds of CLOCK_MONOTONIC: what `bpf_ktime_get_ns` says too. Read once per batch, without a system call.
+/// Nanoseconds of `CLOCK_MONOTONIC`: what `bpf_ktime_get_ns` says too. Read once per batch, without a system call.
 pub fn monotonic_ns() -> u64 {
     let mut now = libc::timespec {
         tv_sec: 0,

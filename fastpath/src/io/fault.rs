@@ -63,7 +63,7 @@ impl<P> Fault<P> {
         self.counts
     }
 
-    /// SplitMix64: small, seeded, and good enough to choose faults.
+    /// `SplitMix64`: small, seeded, and good enough to choose faults.
     fn random(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -107,7 +107,7 @@ impl<P: PacketIo> PacketIo for Fault<P> {
         // One at a time: a frame is lost only if it would have been taken, so order and backpressure stay true.
         let mut taken = 0;
         let mut rest = std::mem::take(frames).into_iter();
-        while let Some(frame) = rest.next() {
+        for frame in rest.by_ref() {
             if self.strikes(self.faults.tx_lost_one_in) {
                 self.counts.tx_lost += 1;
                 memory.release(frame);
@@ -134,6 +134,10 @@ impl<P: PacketIo> PacketIo for Fault<P> {
             return true;
         }
         self.port.has_input()
+    }
+
+    fn close(&mut self, memory: &mut Memory) -> usize {
+        self.port.close(memory)
     }
 
     fn wait_fd(&self) -> Option<RawFd> {

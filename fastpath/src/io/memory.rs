@@ -79,7 +79,7 @@ impl Memory {
     /// [`RegionError`] when the kernel does not give the memory.
     pub fn mapped(chunks: usize, chunk_len: usize) -> Result<Self, RegionError> {
         assert!(
-            chunk_len > HEADROOM && chunk_len <= usize::from(u16::MAX),
+            chunk_len > HEADROOM && u16::try_from(chunk_len).is_ok(),
             "chunk_len {chunk_len}"
         );
         assert!(chunks > 0 && chunks < NO_CHUNK as usize, "{chunks} chunks");
@@ -159,7 +159,14 @@ impl Memory {
 
     /// Gives the frame's chunks back.
     #[inline]
+    #[expect(clippy::needless_pass_by_value, reason = "the handle ends here")]
     pub fn release(&mut self, frame: Frame) {
+        self.release_parts(&frame);
+    }
+
+    /// As [`release`](Self::release), for a port that drops the handle itself.
+    #[inline]
+    pub(super) fn release_parts(&mut self, frame: &Frame) {
         let mut next = frame.next;
         self.return_chunk(frame.chunk);
         while next != NO_CHUNK {
@@ -332,9 +339,46 @@ impl Memory {
         Some(chunk)
     }
 
-    /// What the chain's table says of `chunk`, a later chunk of some frame.
-    pub(super) fn chain(&self, chunk: u32) -> Link {
-        self.links[chunk as usize]
+    /// A frame of `len` bytes from `offset` on in `chunk`, which a port received and which is on no list.
+    #[inline]
+    pub(super) fn received(&mut self, chunk: u32, offset: u16, len: u16) -> Frame {
+        let _ = self.place(chunk, offset, len);
+        Frame {
+            chunk,
+            offset,
+            len,
+            next: NO_CHUNK,
+            rest_len: 0,
+            checksum: Checksum::Full,
+            timestamp_ns: 0,
+        }
+    }
+
+    /// Chunk, offset and length of each part of the frame, empty ones too.
+    pub(super) fn links(&self, frame: &Frame) -> impl Iterator<Item = (u32, u16, u16)> {
+        let head = (
+            frame.chunk,
+            Link {
+                next: frame.next,
+                offset: frame.offset,
+                len: frame.len,
+            },
+        );
+        let parts = std::iter::successors(Some(head), |(_, link)| {
+            (link.next != NO_CHUNK).then(|| (link.next, self.links[link.next as usize]))
+        });
+        parts.map(|(chunk, link)| (chunk, link.offset, link.len))
+    }
+
+    /// Writes metadata into the bytes before the packet, which [`Frame::push_front`] keeps free for it.
+    pub(super) fn write_before(&mut self, frame: &Frame, metadata: &[u8; METADATA_LEN]) {
+        let offset = frame
+            .offset
+            .checked_sub(METADATA_LEN as u16)
+            .expect("headers never grow into the metadata");
+        let (start, len) = self.place(frame.chunk, offset, METADATA_LEN as u16);
+        // SAFETY: in bounds by `place`; the chunk is this frame's, and `metadata` is not in the region.
+        unsafe { start.as_ptr().copy_from_nonoverlapping(metadata.as_ptr(), len) };
     }
 
     /// Hangs `chunk` (with `len` bytes from `offset` on) behind `last`, the last chunk of `frame`.

@@ -3,6 +3,8 @@
 //! A worker owns one [`Memory`] and one queue of every port. Frames are linear handles into that memory: each is in
 //! exactly one place (a ring, a batch, a hold queue, the free list), so forwarding between ports moves a handle.
 
+pub mod afxdp;
+pub mod bpf;
 pub mod checksum;
 pub mod clock;
 pub mod fault;
@@ -61,6 +63,13 @@ pub trait PacketIo {
     /// [`wait_fd`](Self::wait_fd) is readable then.
     fn has_input(&mut self) -> bool {
         false
+    }
+
+    /// Gives up the port: everything in its queues goes back to `memory`. Returns the chunks that someone else still has
+    /// (packets on their way out of an interface): call again until none are, then drop the port. It moves no more frames.
+    fn close(&mut self, memory: &mut Memory) -> usize {
+        let _ = memory;
+        0
     }
 
     /// A descriptor that is readable while frames wait. `None` for a port that never has to be waited for.

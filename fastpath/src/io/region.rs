@@ -104,7 +104,7 @@ impl Region {
         // SAFETY: `fd` was just made and nobody else knows it.
         let file = unsafe { OwnedFd::from_raw_fd(fd) };
         // SAFETY: plain system call on our own file.
-        if unsafe { libc::ftruncate(file.as_raw_fd(), len as libc::off_t) } != 0 {
+        if unsafe { libc::ftruncate(file.as_raw_fd(), len.cast_signed() as libc::off_t) } != 0 {
             return Err(RegionError::File {
                 len,
                 source: io::Error::last_os_error(),
@@ -206,8 +206,7 @@ fn mapped_in_huge_pages(address: usize) -> usize {
         .lines()
         .skip_while(|line| !line.starts_with(&head))
         .filter_map(|line| line.strip_prefix("ShmemPmdMapped:"))
-        .filter_map(|size| size.trim().strip_suffix("kB")?.trim().parse::<usize>().ok())
-        .next()
+        .find_map(|size| size.trim().strip_suffix("kB")?.trim().parse::<usize>().ok())
         .map_or(0, |kib| kib * 1024)
 }
 

@@ -194,6 +194,11 @@ impl PacketIo for RingPort {
         self.waiting() > 0
     }
 
+    fn close(&mut self, memory: &mut Memory) -> usize {
+        self.clear(memory);
+        0
+    }
+
     fn wait_fd(&self) -> Option<RawFd> {
         self.inbox.as_ref().map(|inbox| inbox.arrived.fd())
     }

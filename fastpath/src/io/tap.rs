@@ -84,6 +84,10 @@ impl<P: PacketIo> PacketIo for Tap<P> {
         self.port.has_input()
     }
 
+    fn close(&mut self, memory: &mut Memory) -> usize {
+        self.port.close(memory)
+    }
+
     fn wait_fd(&self) -> Option<RawFd> {
         self.port.wait_fd()
     }

@@ -29,8 +29,9 @@ impl Waker {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: `fd` was just made and nobody else knows it.
+        let event = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Self {
-            event: Arc::new(unsafe { OwnedFd::from_raw_fd(fd) }),
+            event: Arc::new(event),
         })
     }
 
@@ -82,8 +83,9 @@ pub(super) fn wait<P: PacketIo>(ports: &mut [&mut P], waker: Option<&Waker>, tim
         // SAFETY: `polled` is `count` entries that live through the call, `timeout` too; no signal mask.
         let ready = unsafe { libc::ppoll(polled.as_mut_ptr(), count, &raw const timeout, std::ptr::null()) };
         // An interrupted or failed poll is a spurious return: the caller polls its ports and sleeps again.
-        if ready > 0 && waker.is_some() && polled.last().is_some_and(|last| last.revents != 0) {
-            waker.expect("just asked").clear();
+        let woken = ready > 0 && polled.last().is_some_and(|last| last.revents != 0);
+        if let Some(waker) = waker.filter(|_| woken) {
+            waker.clear();
         }
     });
 }

@@ -149,9 +149,9 @@ impl<W: Write> PcapngWriter<W> {
     }
 
     fn words(&mut self, words: &[u32]) {
-        words
-            .iter()
-            .for_each(|word| self.block.extend_from_slice(&word.to_le_bytes()));
+        for word in words {
+            self.block.extend_from_slice(&word.to_le_bytes());
+        }
     }
 
     /// An option; a value beyond what its length field can say is cut.

@@ -1,0 +1,17 @@
+//! `AF_XDP` sockets: one per queue of an interface, all of a worker's over one memory.
+//!
+//! [`Umem`] registers a worker's [`Memory`](super::Memory) with the kernel, [`AfxdpPort`] is a queue as a port. Sources: the
+//! kernel's `Documentation/networking/af_xdp.rst`, `xsk-tx-metadata.rst` and `net/xdp/xsk.c`; `docs/afxdp.md` has what we measured.
+
+mod error;
+mod lent;
+mod port;
+mod ring;
+mod socket;
+mod umem;
+
+pub use error::BindError;
+pub use port::{AfxdpOptions, AfxdpPort, Liveness};
+pub(super) use socket::interface_index;
+pub use socket::{Mode, Statistics};
+pub use umem::Umem;

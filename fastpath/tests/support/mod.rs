@@ -1,0 +1,22 @@
+//! What tests with real interfaces need: a network namespace, links, raw sockets; and how they are skipped.
+#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(unreachable_pub, reason = "a module of test binaries")]
+#![allow(unsafe_code)]
+
+pub mod netns;
+pub mod packet_socket;
+
+/// `true` when the test may go on. Without root it prints `SKIPPED`, and fails if `RINGWAY_REQUIRE` names what is missing.
+pub fn root_or_skip() -> bool {
+    // SAFETY: plain system call without arguments.
+    if unsafe { libc::geteuid() } == 0 {
+        return true;
+    }
+    let required = std::env::var("RINGWAY_REQUIRE").unwrap_or_default();
+    assert!(
+        !required.split(',').any(|need| need == "root" || need == "afxdp"),
+        "needs root, and RINGWAY_REQUIRE={required}"
+    );
+    println!("SKIPPED: needs root");
+    false
+}
