@@ -102,7 +102,7 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
     !update(!0, bytes)
 }
 
-/// Continues a CRC32c over data in pieces: `crc` is that of what came before (0 for nothing), `bytes` what follows.
+/// Continues a `CRC32c` over data in pieces: `crc` is that of what came before (0 for nothing), `bytes` what follows.
 pub fn crc32c_append(crc: u32, bytes: &[u8]) -> u32 {
     !update(!crc, bytes)
 }

@@ -62,7 +62,7 @@ fn parse_v4(bytes: &[u8], available: usize, cut: Cut) -> Result<Packet, Malforme
     let mut source_routed = false;
     if header_len == ipv4::HEADER_LEN {
         let fixed: &[u8; ipv4::HEADER_LEN] = zerocopy::transmute_ref!(header);
-        if cut == Cut::No && !checksum_of_plain_header_is_valid(fixed) {
+        if cut == Cut::No && !Sum::of_plain_ipv4(fixed).is_valid() {
             return Err(Malformed::HeaderChecksum);
         }
     } else {
@@ -88,34 +88,30 @@ fn parse_v4(bytes: &[u8], available: usize, cut: Cut) -> Result<Packet, Malforme
         Some(fragment)
     };
 
-    let mut packet = Packet {
+    let place = Place {
+        family: Family::V4,
+        proto: header.proto,
+        l4_offset: header_len,
+        total_len,
+        fragment,
+    };
+    let l4 = read_l4(place, bytes, cut)?;
+    Ok(Packet {
         family: Family::V4,
         proto: header.proto,
         ttl: header.ttl,
         tos: header.tos,
         l4_offset: header_len as u16,
-        sport: Port::ZERO,
-        dport: Port::ZERO,
-        tcp_flags: TcpFlags::NONE,
-        icmp_type: 0,
-        icmp_code: 0,
+        sport: l4.sport,
+        dport: l4.dport,
+        tcp_flags: l4.tcp_flags,
+        icmp_type: l4.icmp_type,
+        icmp_code: l4.icmp_code,
         dont_fragment: flags_offset & ipv4::DONT_FRAGMENT != 0,
         source_routed,
         total_len: total_len as u32,
         fragment,
-    };
-    read_l4(&mut packet, bytes, cut)?;
-    Ok(packet)
-}
-
-/// Five loads of four bytes, nothing to loop over.
-#[inline]
-fn checksum_of_plain_header_is_valid(header: &[u8; ipv4::HEADER_LEN]) -> bool {
-    let (words, _) = header.as_chunks::<4>();
-    words
-        .iter()
-        .fold(Sum::ZERO, |sum, word| sum + Sum::of_address_v4(*word))
-        .is_valid()
+    })
 }
 
 /// The rare header with options. Returns whether it holds a source route.
@@ -144,56 +140,71 @@ fn parse_v6(bytes: &[u8], available: usize, cut: Cut) -> Result<Packet, Malforme
     if total_len > available {
         return Err(Malformed::TotalLength);
     }
-    let mut packet = Packet {
+    let (upper, fragment) = match header.next_header {
+        proto @ (IpProtocol::TCP | IpProtocol::UDP | IpProtocol::ICMPV6) => {
+            let offset = ipv6::HEADER_LEN as u16;
+            let upper = ipv6::Upper {
+                proto,
+                offset,
+                fragment_header: None,
+                fragment: None,
+                source_routed: false,
+            };
+            (upper, None)
+        }
+        _ => read_extensions(bytes, total_len, cut)?,
+    };
+    let l4_offset = usize::from(upper.offset);
+    let place = Place {
         family: Family::V6,
-        proto: header.next_header,
+        proto: upper.proto,
+        l4_offset,
+        total_len,
+        fragment,
+    };
+    let l4 = read_l4(place, bytes, cut)?;
+    Ok(Packet {
+        family: Family::V6,
+        proto: upper.proto,
         ttl: header.hop_limit,
         tos: header.traffic_class(),
-        l4_offset: ipv6::HEADER_LEN as u16,
-        sport: Port::ZERO,
-        dport: Port::ZERO,
-        tcp_flags: TcpFlags::NONE,
-        icmp_type: 0,
-        icmp_code: 0,
+        l4_offset: upper.offset,
+        sport: l4.sport,
+        dport: l4.dport,
+        tcp_flags: l4.tcp_flags,
+        icmp_type: l4.icmp_type,
+        icmp_code: l4.icmp_code,
         dont_fragment: true,
-        source_routed: false,
+        source_routed: upper.source_routed,
         total_len: total_len as u32,
-        fragment: None,
-    };
-    if !matches!(
-        header.next_header,
-        IpProtocol::TCP | IpProtocol::UDP | IpProtocol::ICMPV6
-    ) {
-        read_extensions(&mut packet, bytes, cut)?;
-    }
-    read_l4(&mut packet, bytes, cut)?;
-    Ok(packet)
+        fragment,
+    })
 }
 
 #[cold]
-fn read_extensions(packet: &mut Packet, bytes: &[u8], cut: Cut) -> Result<(), Malformed> {
-    let within = bytes.get(..packet.total_len as usize).unwrap_or(bytes);
-    let upper = ipv6::walk(within)?;
-    packet.proto = upper.proto;
-    packet.l4_offset = upper.offset;
-    packet.source_routed = upper.source_routed;
-    if let Some(header) = upper.fragment {
-        let fragment = Fragment {
-            id: header.id.get(),
-            offset: header.offset(),
-            more: header.more(),
-        };
-        // Extension headers before the fragment header count in the reassembled payload length, RFC 8200 section 4.5.
-        let before = upper
-            .fragment_header
-            .map_or(0, usize::from)
-            .saturating_sub(ipv6::HEADER_LEN);
-        let fragment_header_end = before + ipv6::HEADER_LEN + ipv6::FRAGMENT_HEADER_LEN;
-        let payload_len = (packet.total_len as usize).saturating_sub(fragment_header_end);
-        check_fragment(fragment, payload_len, before, upper.proto, cut)?;
-        packet.fragment = Some(fragment);
-    }
-    Ok(())
+fn read_extensions(
+    bytes: &[u8],
+    total_len: usize,
+    cut: Cut,
+) -> Result<(ipv6::Upper, Option<Fragment>), Malformed> {
+    let upper = ipv6::walk(bytes.get(..total_len).unwrap_or(bytes))?;
+    let Some(header) = upper.fragment else {
+        return Ok((upper, None));
+    };
+    let fragment = Fragment {
+        id: header.id.get(),
+        offset: header.offset(),
+        more: header.more(),
+    };
+    // Extension headers before the fragment header count in the reassembled payload length, RFC 8200 section 4.5.
+    let before = upper
+        .fragment_header
+        .map_or(0, usize::from)
+        .saturating_sub(ipv6::HEADER_LEN);
+    let fragment_header_end = before + ipv6::HEADER_LEN + ipv6::FRAGMENT_HEADER_LEN;
+    let payload_len = total_len.saturating_sub(fragment_header_end);
+    check_fragment(fragment, payload_len, before, upper.proto, cut)?;
+    Ok((upper, Some(fragment)))
 }
 
 /// `headers_len` is what counts against 65,535 together with the fragments' payloads.
@@ -221,91 +232,131 @@ fn check_fragment(
     Ok(())
 }
 
+/// What the transport header says. By value: written through a reference to the packet it would be read back at once,
+/// in wider pieces than it was written.
+#[derive(Clone, Copy, Default)]
+struct L4 {
+    sport: Port,
+    dport: Port,
+    tcp_flags: TcpFlags,
+    icmp_type: u8,
+    icmp_code: u8,
+}
+
+/// Where the transport header is.
+#[derive(Clone, Copy)]
+struct Place {
+    family: Family,
+    proto: IpProtocol,
+    l4_offset: usize,
+    total_len: usize,
+    fragment: Option<Fragment>,
+}
+
 /// Reads ports, flags, type and code; nothing from later fragments.
 #[inline]
-fn read_l4(packet: &mut Packet, bytes: &[u8], cut: Cut) -> Result<(), Malformed> {
-    if packet.is_later_fragment() {
-        return Ok(());
+fn read_l4(place: Place, bytes: &[u8], cut: Cut) -> Result<L4, Malformed> {
+    let Place {
+        family,
+        proto,
+        l4_offset,
+        total_len,
+        fragment,
+    } = place;
+    if fragment.is_some_and(|fragment| fragment.offset != 0) {
+        return Ok(L4::default());
     }
-    let end = (packet.total_len as usize).min(bytes.len());
-    let l4 = bytes.get(usize::from(packet.l4_offset)..end).unwrap_or_default();
-    let l4_len = packet.l4_len();
-    let header_len_min = |full: usize| {
-        if cut == Cut::Embedded {
-            EMBEDDED_L4_LEN_MIN
-        } else {
-            full
-        }
-    };
-    match (packet.proto, packet.family) {
+    let l4 = bytes
+        .get(l4_offset..total_len.min(bytes.len()))
+        .unwrap_or_default();
+    match (proto, family) {
         (IpProtocol::TCP, _) => {
-            let head = checked_head(l4, header_len_min(tcp::HEADER_LEN)).ok_or(Malformed::TcpHeader)?;
-            read_ports(packet, head);
-            if let Some(header) = tcp::TcpHeader::prefix(l4) {
-                let header_len = header.header_len();
-                if cut == Cut::No && (header_len < tcp::HEADER_LEN || header_len > l4.len()) {
-                    return Err(Malformed::TcpHeader);
-                }
-                packet.tcp_flags = header.flags;
+            let Some(header) = tcp::TcpHeader::prefix(l4) else {
+                let head = embedded_head(l4, cut).ok_or(Malformed::TcpHeader)?;
+                return Ok(ports(head));
+            };
+            let header_len = header.header_len();
+            if cut == Cut::No && (header_len < tcp::HEADER_LEN || header_len > l4.len()) {
+                return Err(Malformed::TcpHeader);
             }
+            Ok(L4 {
+                sport: header.src,
+                dport: header.dst,
+                tcp_flags: header.flags,
+                ..L4::default()
+            })
         }
         (IpProtocol::UDP, _) => {
-            let head = checked_head(l4, udp::HEADER_LEN).ok_or(Malformed::UdpHeader)?;
-            read_ports(packet, head);
-            let len = u32::from(u16::from_be_bytes([head[4], head[5]]));
+            let header = udp::UdpHeader::prefix(l4).ok_or(Malformed::UdpHeader)?;
+            let len = usize::from(header.len.get());
             // A first fragment carries the length of the whole datagram.
-            let beyond = len > l4_len && packet.fragment.is_none() && cut == Cut::No;
-            if len < udp::HEADER_LEN as u32 || beyond {
+            let beyond = len > total_len.saturating_sub(l4_offset) && fragment.is_none() && cut == Cut::No;
+            if len < udp::HEADER_LEN || beyond {
                 return Err(Malformed::UdpHeader);
             }
+            Ok(L4 {
+                sport: header.src,
+                dport: header.dst,
+                ..L4::default()
+            })
         }
         (IpProtocol::ICMP, Family::V4) => {
-            let head = checked_head(l4, icmp::HEADER_LEN).ok_or(Malformed::IcmpHeader)?;
-            read_icmp(
-                packet,
-                head,
-                matches!(head[0], icmp::ECHO_REQUEST | icmp::ECHO_REPLY),
-            );
+            let header = icmp::IcmpHeader::prefix(l4).ok_or(Malformed::IcmpHeader)?;
+            Ok(type_and_code(
+                *header,
+                matches!(header.icmp_type, icmp::ECHO_REQUEST | icmp::ECHO_REPLY),
+            ))
         }
         (IpProtocol::ICMPV6, Family::V6) => {
-            let head = checked_head(l4, icmp::HEADER_LEN).ok_or(Malformed::IcmpHeader)?;
-            read_icmp(
-                packet,
-                head,
-                matches!(head[0], icmpv6::ECHO_REQUEST | icmpv6::ECHO_REPLY),
-            );
+            let header = icmp::IcmpHeader::prefix(l4).ok_or(Malformed::IcmpHeader)?;
+            Ok(type_and_code(
+                *header,
+                matches!(header.icmp_type, icmpv6::ECHO_REQUEST | icmpv6::ECHO_REPLY),
+            ))
         }
-        (IpProtocol::SCTP, _) => {
-            let head = checked_head(l4, header_len_min(sctp::HEADER_LEN)).ok_or(Malformed::SctpHeader)?;
-            read_ports(packet, head);
-        }
-        _ => {}
+        (IpProtocol::SCTP, _) => match sctp::SctpHeader::prefix(l4) {
+            Some(header) => Ok(L4 {
+                sport: header.src,
+                dport: header.dst,
+                ..L4::default()
+            }),
+            None => embedded_head(l4, cut).map(ports).ok_or(Malformed::SctpHeader),
+        },
+        _ => Ok(L4::default()),
     }
-    Ok(())
 }
 
-/// The first eight bytes of `l4`, if it has at least `len_min` (eight or more).
-#[inline]
-fn checked_head(l4: &[u8], len_min: usize) -> Option<[u8; 8]> {
-    if l4.len() < len_min {
-        None
-    } else {
+/// The eight bytes that an ICMP error carries at least, where fewer than a whole header are there.
+#[cold]
+fn embedded_head(l4: &[u8], cut: Cut) -> Option<[u8; EMBEDDED_L4_LEN_MIN]> {
+    if cut == Cut::Embedded {
         l4.first_chunk().copied()
+    } else {
+        None
+    }
+}
+
+fn ports(head: [u8; EMBEDDED_L4_LEN_MIN]) -> L4 {
+    let [s0, s1, d0, d1, ..] = head;
+    L4 {
+        sport: Port::from_wire([s0, s1]),
+        dport: Port::from_wire([d0, d1]),
+        ..L4::default()
     }
 }
 
 #[inline]
-fn read_ports(packet: &mut Packet, head: [u8; 8]) {
-    packet.sport = Port::from_wire([head[0], head[1]]);
-    packet.dport = Port::from_wire([head[2], head[3]]);
-}
-
-#[inline]
-fn read_icmp(packet: &mut Packet, head: [u8; 8], is_echo: bool) {
-    packet.icmp_type = head[0];
-    packet.icmp_code = head[1];
-    if is_echo {
-        packet.sport = Port::from_wire([head[4], head[5]]);
-        packet.dport = packet.sport;
+fn type_and_code(header: icmp::IcmpHeader, is_echo: bool) -> L4 {
+    let id = if is_echo {
+        Port::new(header.echo_id())
+    } else {
+        Port::ZERO
+    };
+    L4 {
+        sport: id,
+        dport: id,
+        icmp_type: header.icmp_type,
+        icmp_code: header.code,
+        ..L4::default()
     }
 }
