@@ -1,11 +1,13 @@
 //! The ringway command: lab, replay, status, flows, services, policy, drops.
 
+mod ask;
 mod lab;
 
 use std::fmt;
 use std::process::ExitCode;
 
 use clap::Parser;
+use fastpath::status::Question;
 
 /// Ringway: a Kubernetes node dataplane in userspace.
 #[derive(Debug, Parser)]
@@ -14,11 +16,26 @@ enum Command {
     /// A cluster in network namespaces, without Kubernetes
     #[command(subcommand)]
     Lab(lab::Command),
+    /// Health, ports, workers and conservation of a running fastpath; exit 1 when something is wrong
+    Status(ask::Target),
+    /// Its connections
+    Flows(ask::FlowsArgs),
+    /// Its Services and their backends
+    Services(ask::Target),
+    /// Its policies, with a counter for each rule
+    Policy(ask::Target),
+    /// Its drops by reason, and the last ones with the rule that refused them
+    Drops(ask::Target),
 }
 
 fn main() -> ExitCode {
     let outcome = match Command::parse() {
         Command::Lab(command) => lab::run(command),
+        Command::Status(target) => ask::status(&target),
+        Command::Flows(args) => ask::flows(&args),
+        Command::Services(target) => ask::plain(&target, &Question::Services),
+        Command::Policy(target) => ask::plain(&target, &Question::Policy),
+        Command::Drops(target) => ask::plain(&target, &Question::Drops),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("ringway: {error:#}");

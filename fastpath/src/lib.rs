@@ -4,9 +4,11 @@
 //! cluster stay outside: `ringway-fastpath` feeds it from AF_XDP sockets and a Unix socket, `ringway replay` from captures.
 
 pub mod answer;
+pub mod daemon;
 pub mod fragment;
 pub mod io;
 pub mod netlink;
 pub mod port;
+pub mod status;
 pub mod underlay;
 pub mod verdict;

@@ -53,6 +53,7 @@ impl NetlinkError {
 
 /// What a wait for events found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "one fact per kernel table")]
 pub struct Events {
     /// Links came, went or changed.
     pub links: bool,
@@ -196,7 +197,7 @@ pub struct EventSocket {
 }
 
 /// Bytes that the kernel may queue for us before it drops events: enough for a routing daemon's burst.
-const EVENT_BUFFER_BYTES: usize = 8 << 20;
+const EVENT_BUFFER_BYTES: i32 = 8 << 20;
 
 impl EventSocket {
     /// Joins the groups of links, addresses, routes, rules and neighbours, in the calling thread's namespace.
@@ -204,7 +205,7 @@ impl EventSocket {
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed("socket"))?;
         socket.bind_auto().map_err(failed("bind"))?;
         // Best effort: without CAP_NET_ADMIN the kernel caps it, and an overflow means a resync, not a loss.
-        let _ = socket.set_rx_buf_sz(EVENT_BUFFER_BYTES as i32);
+        let _ = socket.set_rx_buf_sz(EVENT_BUFFER_BYTES);
         for group in [
             libc::RTNLGRP_LINK,
             libc::RTNLGRP_NEIGH,

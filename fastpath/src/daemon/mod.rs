@@ -1,0 +1,3 @@
+//! `ringway-fastpath`: the threads around the workers.
+
+pub mod config;
