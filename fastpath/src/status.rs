@@ -316,9 +316,14 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Asks the fastpath behind `socket`.
 pub fn ask(socket: &Path, question: &Question) -> Result<Answer, AskError> {
     let name = || socket.display().to_string();
-    let broken = |source| AskError::Broken { socket: name(), source };
-    let mut stream =
-        UnixStream::connect(socket).map_err(|source| AskError::Connect { socket: name(), source })?;
+    let broken = |source| AskError::Broken {
+        socket: name(),
+        source,
+    };
+    let mut stream = UnixStream::connect(socket).map_err(|source| AskError::Connect {
+        socket: name(),
+        source,
+    })?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(broken)?;
     stream.set_write_timeout(Some(ANSWER_TIMEOUT)).map_err(broken)?;
     let mut line = serde_json::to_string(question).expect("a question is plain data");
@@ -326,7 +331,10 @@ pub fn ask(socket: &Path, question: &Question) -> Result<Answer, AskError> {
     stream.write_all(line.as_bytes()).map_err(broken)?;
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer).map_err(broken)?;
-    match serde_json::from_str(&answer).map_err(|source| AskError::Shape { socket: name(), source })? {
+    match serde_json::from_str(&answer).map_err(|source| AskError::Shape {
+        socket: name(),
+        source,
+    })? {
         Answer::Error(message) => Err(AskError::Refused(message)),
         answer => Ok(answer),
     }
@@ -340,7 +348,10 @@ mod tests {
     fn questions_and_answers_survive_json() {
         for question in [
             Question::Status,
-            Question::Flows { limit: 5, contains: Some("tcp".into()) },
+            Question::Flows {
+                limit: 5,
+                contains: Some("tcp".into()),
+            },
             Question::Services,
             Question::Policy,
             Question::Drops,
@@ -356,7 +367,9 @@ mod tests {
     #[test]
     fn nobody_listening_says_what_to_look_at() {
         let folder = tempfile::tempdir().unwrap();
-        let error = ask(&folder.path().join("none.sock"), &Question::Status).unwrap_err().to_string();
+        let error = ask(&folder.path().join("none.sock"), &Question::Status)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("is ringway-fastpath running"), "{error}");
     }
 }

@@ -39,12 +39,19 @@ pub(crate) fn status(target: &Target) -> Result<ExitCode> {
     let answer = ask(&target.socket, &Question::Status)?;
     let healthy = matches!(&answer, Answer::Status(status) if status.problems.is_empty());
     show(target, &answer)?;
-    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if healthy {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// `ringway flows`.
 pub(crate) fn flows(args: &FlowsArgs) -> Result<ExitCode> {
-    let question = Question::Flows { limit: args.limit, contains: args.contains.clone() };
+    let question = Question::Flows {
+        limit: args.limit,
+        contains: args.contains.clone(),
+    };
     show(&args.target, &ask(&args.target.socket, &question)?)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -56,7 +63,11 @@ pub(crate) fn plain(target: &Target, question: &Question) -> Result<ExitCode> {
 }
 
 fn show(target: &Target, answer: &Answer) -> Result<()> {
-    let text = if target.json { render::json(answer)? } else { render::table(answer) };
+    let text = if target.json {
+        render::json(answer)?
+    } else {
+        render::table(answer)
+    };
     // A reader that goes away (head, less) is no failure of ours.
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

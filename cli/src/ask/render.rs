@@ -42,11 +42,19 @@ fn status_text(status: &Status) -> String {
     let _ = writeln!(
         text,
         "node {}  {}  up {} s  state version {}  control {}",
-        if status.node.is_empty() { "(unknown)" } else { &status.node },
+        if status.node.is_empty() {
+            "(unknown)"
+        } else {
+            &status.node
+        },
         status.software,
         status.uptime_s,
         status.version,
-        if status.control_connected { "connected" } else { "not connected" },
+        if status.control_connected {
+            "connected"
+        } else {
+            "not connected"
+        },
     );
     let c = &status.conservation;
     let _ = writeln!(
@@ -67,7 +75,11 @@ fn status_text(status: &Status) -> String {
         "underlay: {} routes, {} neighbours{}",
         status.underlay.routes,
         status.underlay.neighbours,
-        status.underlay.refused.iter().fold(String::new(), |all, r| all + "; " + r),
+        status
+            .underlay
+            .refused
+            .iter()
+            .fold(String::new(), |all, r| all + "; " + r),
     );
     text.push('\n');
     let workers = status.workers.iter().map(|w| {
@@ -81,13 +93,21 @@ fn status_text(status: &Status) -> String {
             w.pages.clone(),
         ]
     });
-    text += &grid(&["worker", "cpu", "beat ms ago", "busy %", "rx", "buffers", "pages"], workers);
+    text += &grid(
+        &["worker", "cpu", "beat ms ago", "busy %", "rx", "buffers", "pages"],
+        workers,
+    );
     text += &ports_grid(&status.ports);
     let tables = status.flow_tables.iter().map(|t| {
         let numbers = [t.capacity, t.live, t.created, t.refused, t.adopted];
-        std::iter::once(t.family.clone()).chain(numbers.iter().map(u64::to_string)).collect()
+        std::iter::once(t.family.clone())
+            .chain(numbers.iter().map(u64::to_string))
+            .collect()
     });
-    text += &grid(&["flows", "capacity", "live", "created", "refused", "adopted"], tables);
+    text += &grid(
+        &["flows", "capacity", "live", "created", "refused", "adopted"],
+        tables,
+    );
     text += &reasons_grid("drop", &status.drops);
     text += &reasons_grid("punt", &status.punts);
     text += &reasons_grid("steering", &status.steering);
@@ -99,7 +119,11 @@ fn ports_grid(ports: &[PortRow]) -> String {
         vec![
             p.name.clone(),
             p.interface.clone(),
-            if p.live { "live".to_owned() } else { format!("down: {}", p.message) },
+            if p.live {
+                "live".to_owned()
+            } else {
+                format!("down: {}", p.message)
+            },
             p.modes.join(","),
             p.mtu.to_string(),
             p.addresses.join(" "),
@@ -108,7 +132,20 @@ fn ports_grid(ports: &[PortRow]) -> String {
             p.kernel_lost.to_string(),
         ]
     });
-    grid(&["port", "interface", "state", "mode", "mtu", "addresses", "rx", "tx", "lost in kernel"], rows)
+    grid(
+        &[
+            "port",
+            "interface",
+            "state",
+            "mode",
+            "mtu",
+            "addresses",
+            "rx",
+            "tx",
+            "lost in kernel",
+        ],
+        rows,
+    )
 }
 
 fn flows_text(flows: &Flows) -> String {
@@ -123,7 +160,9 @@ fn flows_text(flows: &Flows) -> String {
             f.policy.clone().unwrap_or_else(|| "-".to_owned()),
         ]
     });
-    let headers = ["original", "reply", "state", "idle ms", "packets", "bytes", "policy"];
+    let headers = [
+        "original", "reply", "state", "idle ms", "packets", "bytes", "policy",
+    ];
     let table = grid(&headers, rows);
     format!("{} live, {} shown\n{table}", flows.live, flows.flows.len())
 }
@@ -132,7 +171,11 @@ fn services_text(services: &[ServiceRow]) -> String {
     let rows = services.iter().map(|s| {
         vec![
             s.name.clone(),
-            if s.eligible.is_empty() { "none: rejected".to_owned() } else { s.eligible.join(" ") },
+            if s.eligible.is_empty() {
+                "none: rejected".to_owned()
+            } else {
+                s.eligible.join(" ")
+            },
             s.listed.len().to_string(),
             s.affinity_s.to_string(),
         ]
@@ -145,7 +188,8 @@ fn policy_text(rules: &[RuleRow]) -> String {
         vec![
             r.policy.clone(),
             r.direction.clone(),
-            r.rule.map_or_else(|| "default deny".to_owned(), |n| n.to_string()),
+            r.rule
+                .map_or_else(|| "default deny".to_owned(), |n| n.to_string()),
             r.decisions.to_string(),
             r.packets.to_string(),
         ]
@@ -169,7 +213,9 @@ fn drops_text(drops: &Drops) -> String {
 }
 
 fn reasons_grid(title: &str, reasons: &[ReasonRow]) -> String {
-    let rows = reasons.iter().map(|r| vec![r.reason.clone(), r.count.to_string(), r.help.clone()]);
+    let rows = reasons
+        .iter()
+        .map(|r| vec![r.reason.clone(), r.count.to_string(), r.help.clone()]);
     grid(&[title, "count", "what it means"], rows)
 }
 
@@ -182,7 +228,11 @@ fn grid(headers: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
         table.add_row(row);
         empty = false;
     }
-    if empty { String::new() } else { format!("{}\n\n", table.trim_fmt()) }
+    if empty {
+        String::new()
+    } else {
+        format!("{}\n\n", table.trim_fmt())
+    }
 }
 
 #[cfg(test)]
@@ -191,7 +241,10 @@ mod tests {
 
     #[test]
     fn what_is_wrong_comes_first() {
-        let status = Status { problems: vec!["worker 1 does not beat".to_owned()], ..Status::default() };
+        let status = Status {
+            problems: vec!["worker 1 does not beat".to_owned()],
+            ..Status::default()
+        };
         let text = table(&Answer::Status(Box::new(status)));
         assert!(text.starts_with("problem: worker 1 does not beat\n"), "{text}");
     }

@@ -114,7 +114,10 @@ pub struct LimitsConfig {
 
 impl Default for SocketsConfig {
     fn default() -> Self {
-        Self { fastpath: "/run/ringway/fastpath.sock".into(), status: "/run/ringway/status.sock".into() }
+        Self {
+            fastpath: "/run/ringway/fastpath.sock".into(),
+            status: "/run/ringway/status.sock".into(),
+        }
     }
 }
 
@@ -131,13 +134,19 @@ impl Default for PortsConfig {
 
 impl Default for WorkersConfig {
     fn default() -> Self {
-        Self { count: 1, cpus: Vec::new(), idle_rounds: 64 }
+        Self {
+            count: 1,
+            cpus: Vec::new(),
+            idle_rounds: 64,
+        }
     }
 }
 
 impl Default for BpfConfig {
     fn default() -> Self {
-        Self { bpffs: "/sys/fs/bpf/ringway".into() }
+        Self {
+            bpffs: "/sys/fs/bpf/ringway".into(),
+        }
     }
 }
 
@@ -153,13 +162,20 @@ impl Default for FlowTableConfig {
 
 impl Default for MemoryConfig {
     fn default() -> Self {
-        Self { chunks_per_worker: 16_384, chunk_bytes: 4096, ring_entries: 1024 }
+        Self {
+            chunks_per_worker: 16_384,
+            chunk_bytes: 4096,
+            ring_entries: 1024,
+        }
     }
 }
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { ports_max: 1024, answers_per_second_max: 1000 }
+        Self {
+            ports_max: 1024,
+            answers_per_second_max: 1000,
+        }
     }
 }
 
@@ -199,8 +215,10 @@ pub enum ConfigError {
 impl Config {
     /// Reads and checks `path`.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
         let config: Self = toml::from_str(&text).map_err(|e| ConfigError::Invalid {
             path: path.to_owned(),
             message: one_line(&e, &text),
@@ -227,10 +245,18 @@ impl Config {
             );
         }
         if !matches!(self.memory.chunk_bytes, 2048 | 4096) {
-            return refuse("memory.chunk_bytes", self.memory.chunk_bytes.to_string(), "2048 or 4096");
+            return refuse(
+                "memory.chunk_bytes",
+                self.memory.chunk_bytes.to_string(),
+                "2048 or 4096",
+            );
         }
         if self.memory.chunks_per_worker < 1024 {
-            return refuse("memory.chunks_per_worker", self.memory.chunks_per_worker.to_string(), "1024 or more");
+            return refuse(
+                "memory.chunks_per_worker",
+                self.memory.chunks_per_worker.to_string(),
+                "1024 or more",
+            );
         }
         if !self.memory.ring_entries.is_power_of_two() || !(64..=32_768).contains(&self.memory.ring_entries) {
             return refuse(
@@ -242,14 +268,24 @@ impl Config {
         if self.flow_table.connections_v4 < 1024 || self.flow_table.connections_v6 < 1024 {
             return refuse(
                 "flow_table.connections",
-                format!("{} and {}", self.flow_table.connections_v4, self.flow_table.connections_v6),
+                format!(
+                    "{} and {}",
+                    self.flow_table.connections_v4, self.flow_table.connections_v6
+                ),
                 "1024 or more of each family",
             );
         }
-        if let Some(name) =
-            self.ports.uplinks.iter().find(|n| n.is_empty() || n.len() > 15 || n.contains('/'))
+        if let Some(name) = self
+            .ports
+            .uplinks
+            .iter()
+            .find(|n| n.is_empty() || n.len() > 15 || n.contains('/'))
         {
-            return refuse("ports.uplinks", format!("{name:?}"), "interface names of 1 to 15 characters");
+            return refuse(
+                "ports.uplinks",
+                format!("{name:?}"),
+                "interface names of 1 to 15 characters",
+            );
         }
         Ok(())
     }
@@ -257,7 +293,9 @@ impl Config {
 
 /// The parser's message on one line, with the line number of the file.
 fn one_line(error: &toml::de::Error, text: &str) -> String {
-    let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+    let line = error.span().map_or(1, |span| {
+        text[..span.start.min(text.len())].matches('\n').count() + 1
+    });
     format!("line {line}: {}", error.message().replace('\n', " "))
 }
 
@@ -280,7 +318,9 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_refused_with_its_line() {
-        let error = load("[workers]\ncount = 1\nthreads = 2\n").unwrap_err().to_string();
+        let error = load("[workers]\ncount = 1\nthreads = 2\n")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("line 3") && error.contains("threads"), "{error}");
         assert!(!error.contains('\n'));
     }
