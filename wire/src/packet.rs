@@ -269,3 +269,6 @@ impl From<crate::ipv6::Malformed> for Malformed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
