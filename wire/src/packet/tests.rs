@@ -342,3 +342,26 @@ fn a_packet_that_is_not_all_there_gets_no_checksum() {
     assert!(!packet.write_l4_checksum(&mut head) && !packet.l4_checksum_is_valid(&with(head.clone(), 26, 1)));
     assert_eq!(head, bytes[..60]);
 }
+
+#[test]
+fn a_first_fragment_never_counts_as_partial() {
+    // Its checksum covers what is in other packets, so there is nothing to complete here.
+    let mut bytes = v4_fragment(IpProtocol::UDP, &udp(1000)[..16], 0, true);
+    let packet = parse_l3(&bytes).unwrap();
+    *packet.l4_checksum_mut(&mut bytes).unwrap() = packet.pseudo_sum(&bytes).folded();
+    assert!(!packet.has_partial_checksum(&bytes) && !packet.write_l4_checksum(&mut bytes));
+}
+
+#[test]
+fn a_computed_udp_checksum_of_zero_is_written_as_all_ones() {
+    let mut bytes = v4(IpProtocol::UDP, &udp(2));
+    let packet = parse_l3(&bytes).unwrap();
+    assert!(packet.write_l4_checksum(&mut bytes));
+    // Data that grows by the checksum makes the next checksum zero.
+    let checksum = packet.l4_checksum(&bytes).unwrap().get().wrapping_add(0x0707);
+    let carry = u16::from(checksum < 0x0707);
+    bytes[28..30].copy_from_slice(&(checksum + carry).to_be_bytes());
+    assert!(packet.write_l4_checksum(&mut bytes));
+    assert_eq!(packet.l4_checksum(&bytes).unwrap().get(), 0xffff);
+    assert!(packet.l4_checksum_is_valid(&bytes));
+}
