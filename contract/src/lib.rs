@@ -12,5 +12,7 @@ pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/ringway.v1.rs"));
 }
 
+pub mod valid;
+
 /// The protocol version that this crate speaks.
 pub const PROTOCOL: u32 = 1;
