@@ -4,11 +4,14 @@
 //! cluster stay outside: `ringway-fastpath` feeds it from AF_XDP sockets and a Unix socket, `ringway replay` from captures.
 
 pub mod answer;
+pub mod compile;
 pub mod daemon;
 pub mod fragment;
 pub mod io;
 pub mod netlink;
 pub mod port;
+pub mod snapshot;
 pub mod status;
+pub mod table;
 pub mod underlay;
 pub mod verdict;

@@ -21,7 +21,14 @@ pub struct Invalid {
 
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, namespace, name, field, expected, found } = self;
+        let Self {
+            kind,
+            namespace,
+            name,
+            field,
+            expected,
+            found,
+        } = self;
         f.write_str(kind)?;
         if !namespace.is_empty() || !name.is_empty() {
             f.write_str(" ")?;
@@ -44,7 +51,11 @@ pub struct Subject {
 impl Subject {
     /// An object by kind, namespace and name.
     pub fn new(kind: &str, namespace: &str, name: &str) -> Self {
-        Self { kind: kind.into(), namespace: namespace.into(), name: name.into() }
+        Self {
+            kind: kind.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 
     /// A port; one of a pod is called by the pod's name.

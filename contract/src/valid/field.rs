@@ -35,7 +35,11 @@ fn any_address(subject: &Subject, field: &str, raw: &[u8]) -> Result<IpAddr, Inv
     }
     match <[u8; 16]>::try_from(raw) {
         Ok(v6) => Ok(IpAddr::from(v6)),
-        Err(_) => Err(subject.invalid(field, "an address of 4 or 16 bytes", format!("{} bytes", raw.len()))),
+        Err(_) => Err(subject.invalid(
+            field,
+            "an address of 4 or 16 bytes",
+            format!("{} bytes", raw.len()),
+        )),
     }
 }
 
@@ -46,7 +50,11 @@ pub(super) fn address(subject: &Subject, field: &str, raw: &[u8]) -> Result<IpAd
         IpAddr::V4(v4) => v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast(),
         IpAddr::V6(v6) => v6.is_unspecified() || v6.is_multicast() || v6.to_ipv4_mapped().is_some(),
     };
-    if odd { Err(subject.invalid(field, "a unicast address", address)) } else { Ok(address) }
+    if odd {
+        Err(subject.invalid(field, "a unicast address", address))
+    } else {
+        Ok(address)
+    }
 }
 
 /// Addresses, no one twice.
@@ -64,8 +72,16 @@ pub(super) fn addresses(subject: &Subject, field: &str, raw: &[Vec<u8>]) -> Resu
 }
 
 /// An address, or none where the field is empty.
-pub(super) fn optional_address(subject: &Subject, field: &str, raw: &[u8]) -> Result<Option<IpAddr>, Invalid> {
-    if raw.is_empty() { Ok(None) } else { address(subject, field, raw).map(Some) }
+pub(super) fn optional_address(
+    subject: &Subject,
+    field: &str,
+    raw: &[u8],
+) -> Result<Option<IpAddr>, Invalid> {
+    if raw.is_empty() {
+        Ok(None)
+    } else {
+        address(subject, field, raw).map(Some)
+    }
 }
 
 /// A MAC of one station, or none where the field is empty.
@@ -85,7 +101,9 @@ pub(super) fn mac(subject: &Subject, field: &str, raw: &[u8]) -> Result<Option<M
 
 /// A prefix whose host bits are zero.
 pub(super) fn prefix(subject: &Subject, field: &str, raw: Option<&proto::Prefix>) -> Result<IpNet, Invalid> {
-    let Some(raw) = raw else { return Err(subject.invalid(field, "a prefix", "nothing")) };
+    let Some(raw) = raw else {
+        return Err(subject.invalid(field, "a prefix", "nothing"));
+    };
     let address = any_address(subject, field, &raw.address)?;
     let max = if address.is_ipv4() { 32 } else { 128 };
     let prefix = u8::try_from(raw.length)
@@ -100,7 +118,10 @@ pub(super) fn prefix(subject: &Subject, field: &str, raw: Option<&proto::Prefix>
 
 /// Prefixes.
 pub(super) fn prefixes(subject: &Subject, field: &str, raw: &[proto::Prefix]) -> Result<Vec<IpNet>, Invalid> {
-    raw.iter().enumerate().map(|(index, raw)| prefix(subject, &format!("{field}[{index}]"), Some(raw))).collect()
+    raw.iter()
+        .enumerate()
+        .map(|(index, raw)| prefix(subject, &format!("{field}[{index}]"), Some(raw)))
+        .collect()
 }
 
 /// An MTU, or `None` for 0.
@@ -157,8 +178,18 @@ pub(super) fn origin(subject: &Subject, raw: Option<&proto::Origin>) -> Result<A
     for (field, value) in [("origin.kind", &raw.kind), ("origin.name", &raw.name)] {
         name(subject, field, value)?;
     }
-    let proto::Origin { group, kind, namespace, name } = raw;
-    Ok(Arc::new(Origin { group, kind, namespace, name }))
+    let proto::Origin {
+        group,
+        kind,
+        namespace,
+        name,
+    } = raw;
+    Ok(Arc::new(Origin {
+        group,
+        kind,
+        namespace,
+        name,
+    }))
 }
 
 /// Refuses the second of two equal keys.
@@ -169,5 +200,9 @@ pub(super) fn unique<K: Hash + Eq>(
     field: &str,
     shown: &str,
 ) -> Result<(), Invalid> {
-    if seen.insert(key) { Ok(()) } else { Err(subject.invalid(field, "one of this name", format!("{shown} twice"))) }
+    if seen.insert(key) {
+        Ok(())
+    } else {
+        Err(subject.invalid(field, "one of this name", format!("{shown} twice")))
+    }
 }

@@ -19,8 +19,9 @@ use ipnet::IpNet;
 use crate::proto;
 pub use error::{Invalid, Subject};
 pub use object::{
-    Action, AddressPort, Backend, BackendState, Block, Encap, Family, IpSet, IpSetDelta, Member, Members, Node, Origin,
-    Peer, Policy, Pool, Port, PortKind, PortMatch, Ports, RemoteNode, Rule, Service, Tier, TunnelEnd,
+    Action, AddressPort, Backend, BackendState, Block, Encap, Family, IpSet, IpSetDelta, Member, Members,
+    Node, Origin, Peer, Policy, Pool, Port, PortKind, PortMatch, Ports, RemoteNode, Rule, Service, Tier,
+    TunnelEnd,
 };
 pub use setting::{Limits, Timeouts};
 
@@ -57,7 +58,9 @@ impl TryFrom<proto::State> for ValidState {
     type Error = Invalid;
 
     fn try_from(raw: proto::State) -> Result<Self, Invalid> {
-        let node = raw.node.ok_or_else(|| Subject::new("State", "", "").invalid("node", "this node", "nothing"))?;
+        let node = raw
+            .node
+            .ok_or_else(|| Subject::new("State", "", "").invalid("node", "this node", "nothing"))?;
         let state = Self {
             version: raw.version,
             node: parse::node(&node)?,
@@ -146,14 +149,22 @@ impl TryFrom<proto::Delta> for ValidDelta {
             return Err(Subject::new("Delta", "", "").invalid("version", expected, raw.version));
         }
         let changes = all(&raw.changes, change)?;
-        Ok(Self { base_version: raw.base_version, version: raw.version, changes })
+        Ok(Self {
+            base_version: raw.base_version,
+            version: raw.version,
+            changes,
+        })
     }
 }
 
 fn change(raw: &proto::Change) -> Result<Change, Invalid> {
     use proto::change::Change as Raw;
     let Some(raw) = &raw.change else {
-        return Err(Subject::new("Delta", "", "").invalid("changes", "a change that protocol 1 knows", "nothing"));
+        return Err(Subject::new("Delta", "", "").invalid(
+            "changes",
+            "a change that protocol 1 knows",
+            "nothing",
+        ));
     };
     Ok(match raw {
         Raw::Node(raw) => Change::Node(parse::node(raw)?),

@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 
 use super::{
-    Action, AddressPort, Backend, BackendState, Block, Encap, Family, Invalid, IpSet, IpSetDelta, Member, Members, Node,
-    Peer, Policy, Pool, Port, PortKind, PortMatch, Ports, RemoteNode, Rule, Service, Subject, Tier, TunnelEnd, field,
+    Action, AddressPort, Backend, BackendState, Block, Encap, Family, Invalid, IpSet, IpSetDelta, Member,
+    Members, Node, Peer, Policy, Pool, Port, PortKind, PortMatch, Ports, RemoteNode, Rule, Service, Subject,
+    Tier, TunnelEnd, field,
 };
 use crate::proto;
 
@@ -19,7 +20,11 @@ pub(super) fn node(raw: &proto::Node) -> Result<Node, Invalid> {
     let first = field::port(&subject, "snat_port_first", or(raw.snat_port_first, SNAT_PORTS.0))?;
     let last = field::port(&subject, "snat_port_last", or(raw.snat_port_last, SNAT_PORTS.1))?;
     if first > last {
-        return Err(subject.invalid("snat_port_last", format!("at least snat_port_first, {first}"), last));
+        return Err(subject.invalid(
+            "snat_port_last",
+            format!("at least snat_port_first, {first}"),
+            last,
+        ));
     }
     Ok(Node {
         name: field::name(&subject, "name", &raw.name)?,
@@ -28,7 +33,9 @@ pub(super) fn node(raw: &proto::Node) -> Result<Node, Invalid> {
         uplink_mtu: field::mtu(&subject, "uplink_mtu", raw.uplink_mtu)?,
         own_blocks: field::prefixes(&subject, "own_blocks", &raw.own_blocks)?,
         tunnel_ends: tunnel_ends(&subject, &raw.tunnel_ends)?,
-        vxlan_vni: vni.try_into().map_err(|_| subject.invalid("vxlan_vni", "a number of 24 bits", vni))?,
+        vxlan_vni: vni
+            .try_into()
+            .map_err(|_| subject.invalid("vxlan_vni", "a number of 24 bits", vni))?,
         vxlan_port: field::port(&subject, "vxlan_port", or(raw.vxlan_port, VXLAN_PORT))?,
         snat_ports: (first, last),
     })
@@ -47,8 +54,16 @@ fn tunnel_ends(subject: &Subject, raw: &[proto::TunnelEnd]) -> Result<Vec<Tunnel
             Encap::None => return Err(subject.invalid(&at("encap"), "VXLAN (1) or IPIP (2)", "NONE (0)")),
             Encap::Vxlan if mac.is_none() => return Err(subject.invalid(&at("mac"), "6 bytes", "nothing")),
             Encap::Ipip => {
-                if let Some(found) = [address, outer_address].into_iter().flatten().find(|a| !a.is_ipv4()) {
-                    return Err(subject.invalid(&at("address"), "an IPv4 address: IPIP carries IPv4 in IPv4", found));
+                if let Some(found) = [address, outer_address]
+                    .into_iter()
+                    .flatten()
+                    .find(|a| !a.is_ipv4())
+                {
+                    return Err(subject.invalid(
+                        &at("address"),
+                        "an IPv4 address: IPIP carries IPv4 in IPv4",
+                        found,
+                    ));
                 }
             }
             Encap::Vxlan => {}
@@ -57,7 +72,13 @@ fn tunnel_ends(subject: &Subject, raw: &[proto::TunnelEnd]) -> Result<Vec<Tunnel
             let expected = "one end of each encapsulation and family";
             return Err(subject.invalid("tunnel_ends", expected, format!("{encap:?} {family:?} twice")));
         }
-        ends.push(TunnelEnd { encap, family, address, mac, outer_address });
+        ends.push(TunnelEnd {
+            encap,
+            family,
+            address,
+            mac,
+            outer_address,
+        });
     }
     Ok(ends)
 }
@@ -80,7 +101,11 @@ pub(super) fn block(raw: &proto::Block) -> Result<Block, Invalid> {
     if encap == Encap::Ipip && Family::of_prefix(&prefix) == Family::V6 {
         return Err(subject.invalid("encap", "NONE or VXLAN: IPIP carries IPv4 only", "IPIP"));
     }
-    Ok(Block { prefix, node: field::name(&subject, "node", &raw.node)?, encap })
+    Ok(Block {
+        prefix,
+        node: field::name(&subject, "node", &raw.node)?,
+        encap,
+    })
 }
 
 pub(super) fn pool(raw: &proto::Pool) -> Result<Pool, Invalid> {
@@ -88,7 +113,12 @@ pub(super) fn pool(raw: &proto::Pool) -> Result<Pool, Invalid> {
     let prefix = field::prefix(&subject, "prefix", raw.prefix.as_ref())?;
     let subject = Subject::new("Pool", "", &prefix.to_string());
     let encap = field::encap(&subject, "encap", raw.encap)?;
-    Ok(Pool { prefix, nat_outgoing: raw.nat_outgoing, encap, cross_subnet: raw.cross_subnet })
+    Ok(Pool {
+        prefix,
+        nat_outgoing: raw.nat_outgoing,
+        encap,
+        cross_subnet: raw.cross_subnet,
+    })
 }
 
 pub(super) fn port(raw: &proto::Port) -> Result<Port, Invalid> {
@@ -135,7 +165,11 @@ fn pod_name(name: &str) -> bool {
         .is_some_and(|(namespace, pod)| !namespace.is_empty() && !pod.is_empty() && !pod.contains('/'))
 }
 
-fn tiers(subject: &Subject, direction: &str, raw: Option<&proto::PolicyAttachment>) -> Result<Vec<Tier>, Invalid> {
+fn tiers(
+    subject: &Subject,
+    direction: &str,
+    raw: Option<&proto::PolicyAttachment>,
+) -> Result<Vec<Tier>, Invalid> {
     raw.map(|attachment| &attachment.tiers[..])
         .unwrap_or_default()
         .iter()
@@ -145,13 +179,27 @@ fn tiers(subject: &Subject, direction: &str, raw: Option<&proto::PolicyAttachmen
             if raw.policies.is_empty() {
                 return Err(subject.invalid(&at("policies"), "at least one", "none"));
             }
-            let policies = raw.policies.iter().map(|id| field::name(subject, &at("policies"), id)).collect::<Result<_, _>>()?;
+            let policies = raw
+                .policies
+                .iter()
+                .map(|id| field::name(subject, &at("policies"), id))
+                .collect::<Result<_, _>>()?;
             let default_deny = match proto::Action::try_from(raw.default_action) {
                 Ok(proto::Action::Deny) => true,
                 Ok(proto::Action::Pass) => false,
-                _ => return Err(subject.invalid(&at("default_action"), "DENY (2) or PASS (3)", raw.default_action)),
+                _ => {
+                    return Err(subject.invalid(
+                        &at("default_action"),
+                        "DENY (2) or PASS (3)",
+                        raw.default_action,
+                    ));
+                }
             };
-            Ok(Tier { name: raw.name.as_str().into(), policies, default_deny })
+            Ok(Tier {
+                name: raw.name.as_str().into(),
+                policies,
+                default_deny,
+            })
         })
         .collect()
 }
@@ -161,11 +209,19 @@ pub(super) fn policy(raw: &proto::Policy) -> Result<Policy, Invalid> {
     let id = field::name(&subject, "id", &raw.id)?;
     let origin = field::origin(&subject, raw.origin.as_ref())?;
     let subject = Subject::origin(&origin);
-    Ok(Policy { id, ingress: rules(&subject, "ingress", &raw.ingress)?, egress: rules(&subject, "egress", &raw.egress)?, origin })
+    Ok(Policy {
+        id,
+        ingress: rules(&subject, "ingress", &raw.ingress)?,
+        egress: rules(&subject, "egress", &raw.egress)?,
+        origin,
+    })
 }
 
 fn rules(subject: &Subject, direction: &str, raw: &[proto::Rule]) -> Result<Vec<Rule>, Invalid> {
-    raw.iter().enumerate().map(|(index, raw)| rule(subject, &format!("{direction}[{index}]"), raw)).collect()
+    raw.iter()
+        .enumerate()
+        .map(|(index, raw)| rule(subject, &format!("{direction}[{index}]"), raw))
+        .collect()
 }
 
 fn rule(subject: &Subject, at: &str, raw: &proto::Rule) -> Result<Rule, Invalid> {
@@ -179,22 +235,43 @@ fn rule(subject: &Subject, at: &str, raw: &proto::Rule) -> Result<Rule, Invalid>
             return Err(subject.invalid(&format!("{at}.action"), expected, raw.action));
         }
     };
-    let peers = raw.peers.iter().map(|raw| peer(subject, at, raw)).collect::<Result<Vec<_>, _>>()?;
-    let ports = raw.ports.iter().map(|raw| port_match(subject, at, raw)).collect::<Result<Vec<_>, _>>()?;
+    let peers = raw
+        .peers
+        .iter()
+        .map(|raw| peer(subject, at, raw))
+        .collect::<Result<Vec<_>, _>>()?;
+    let ports = raw
+        .ports
+        .iter()
+        .map(|raw| port_match(subject, at, raw))
+        .collect::<Result<Vec<_>, _>>()?;
     if raw.any_peer && !peers.is_empty() {
         return Err(subject.invalid(&format!("{at}.peers"), "none beside any_peer", peers.len()));
     }
     if raw.any_port && !ports.is_empty() {
         return Err(subject.invalid(&format!("{at}.ports"), "none beside any_port", ports.len()));
     }
-    Ok(Rule { index: raw.index, action, peers: (!raw.any_peer).then_some(peers), ports: (!raw.any_port).then_some(ports) })
+    Ok(Rule {
+        index: raw.index,
+        action,
+        peers: (!raw.any_peer).then_some(peers),
+        ports: (!raw.any_port).then_some(ports),
+    })
 }
 
 fn peer(subject: &Subject, at: &str, raw: &proto::Peer) -> Result<Peer, Invalid> {
     match &raw.peer {
-        Some(proto::peer::Peer::IpSet(id)) => Ok(Peer::IpSet(field::name(subject, &format!("{at}.peers.ip_set"), id)?)),
+        Some(proto::peer::Peer::IpSet(id)) => Ok(Peer::IpSet(field::name(
+            subject,
+            &format!("{at}.peers.ip_set"),
+            id,
+        )?)),
         Some(proto::peer::Peer::IpBlock(block)) => {
-            let prefix = field::prefix(subject, &format!("{at}.peers.ip_block.prefix"), block.prefix.as_ref())?;
+            let prefix = field::prefix(
+                subject,
+                &format!("{at}.peers.ip_block.prefix"),
+                block.prefix.as_ref(),
+            )?;
             let field = format!("{at}.peers.ip_block.except");
             let except = field::prefixes(subject, &field, &block.except)?;
             if let Some(outside) = except.iter().find(|except| !prefix.contains(*except)) {
@@ -214,7 +291,11 @@ fn port_match(subject: &Subject, at: &str, raw: &proto::PortMatch) -> Result<Por
             let first = field::port_or_zero(subject, &format!("{at}.ports.range.first"), range.first)?;
             let last = field::port_or_zero(subject, &format!("{at}.ports.range.last"), range.last)?;
             if first > last {
-                return Err(subject.invalid(&format!("{at}.ports.range.last"), format!("at least first, {first}"), last));
+                return Err(subject.invalid(
+                    &format!("{at}.ports.range.last"),
+                    format!("at least first, {first}"),
+                    last,
+                ));
             }
             Ports::Range(first, last)
         }
@@ -261,7 +342,11 @@ pub(super) fn ip_set(raw: &proto::IpSet) -> Result<IpSet, Invalid> {
 
 fn prefix_member(subject: &Subject, at: &str, raw: &proto::Member) -> Result<ipnet::IpNet, Invalid> {
     if raw.protocol != 0 || raw.port != 0 {
-        return Err(subject.invalid(at, "a prefix alone", format!("protocol {} port {}", raw.protocol, raw.port)));
+        return Err(subject.invalid(
+            at,
+            "a prefix alone",
+            format!("protocol {} port {}", raw.protocol, raw.port),
+        ));
     }
     field::prefix(subject, at, raw.prefix.as_ref())
 }
@@ -272,7 +357,11 @@ fn address_port_member(subject: &Subject, at: &str, raw: &proto::Member) -> Resu
         return Err(subject.invalid(at, "a prefix of full length", prefix));
     }
     let protocol = field::transport(subject, at, raw.protocol)?;
-    Ok(AddressPort { address: prefix.addr(), protocol, port: field::port(subject, at, raw.port)? })
+    Ok(AddressPort {
+        address: prefix.addr(),
+        protocol,
+        port: field::port(subject, at, raw.port)?,
+    })
 }
 
 pub(super) fn ip_set_delta(raw: &proto::IpSetDelta) -> Result<IpSetDelta, Invalid> {
@@ -354,6 +443,10 @@ pub(super) fn removed_prefix(kind: &str, raw: &proto::Prefix) -> Result<ipnet::I
 }
 
 pub(super) fn removed_name(kind: &str, raw: &str) -> Result<std::sync::Arc<str>, Invalid> {
-    let subject = if kind == "Port" { Subject::port(raw) } else { Subject::new(kind, "", raw) };
+    let subject = if kind == "Port" {
+        Subject::port(raw)
+    } else {
+        Subject::new(kind, "", raw)
+    };
     field::name(&subject, "name", raw)
 }

@@ -23,28 +23,61 @@ pub(super) fn unique_names(state: &ValidState) -> Result<(), Invalid> {
     }
     names.clear();
     for node in &state.remote_nodes {
-        field::unique(&mut names, &*node.name, &Subject::new("Node", "", &node.name), "name", &node.name)?;
+        field::unique(
+            &mut names,
+            &*node.name,
+            &Subject::new("Node", "", &node.name),
+            "name",
+            &node.name,
+        )?;
     }
     names.clear();
     for service in &state.services {
-        field::unique(&mut names, &*service.id, &Subject::origin(&service.origin), "id", &service.id)?;
+        field::unique(
+            &mut names,
+            &*service.id,
+            &Subject::origin(&service.origin),
+            "id",
+            &service.id,
+        )?;
     }
     names.clear();
     for set in &state.ip_sets {
-        field::unique(&mut names, &*set.id, &Subject::new("IpSet", "", &set.id), "id", &set.id)?;
+        field::unique(
+            &mut names,
+            &*set.id,
+            &Subject::new("IpSet", "", &set.id),
+            "id",
+            &set.id,
+        )?;
     }
     names.clear();
     for policy in &state.policies {
-        field::unique(&mut names, &*policy.id, &Subject::origin(&policy.origin), "id", &policy.id)?;
+        field::unique(
+            &mut names,
+            &*policy.id,
+            &Subject::origin(&policy.origin),
+            "id",
+            &policy.id,
+        )?;
     }
     for (kind, prefixes) in [
-        ("Block", state.blocks.iter().map(|block| block.prefix).collect::<Vec<_>>()),
+        (
+            "Block",
+            state.blocks.iter().map(|block| block.prefix).collect::<Vec<_>>(),
+        ),
         ("Pool", state.pools.iter().map(|pool| pool.prefix).collect()),
     ] {
         let mut seen = HashSet::new();
         for prefix in prefixes {
             let shown = prefix.to_string();
-            field::unique(&mut seen, prefix, &Subject::new(kind, "", &shown), "prefix", &shown)?;
+            field::unique(
+                &mut seen,
+                prefix,
+                &Subject::new(kind, "", &shown),
+                "prefix",
+                &shown,
+            )?;
         }
     }
     Ok(())
@@ -61,17 +94,31 @@ pub(super) fn references(state: &ValidState) -> Result<(), Invalid> {
     }
     let policies: HashSet<_> = state.policies.iter().map(|policy| &*policy.id).collect();
     for port in &state.ports {
-        for id in port.ingress.iter().chain(&port.egress).flat_map(|tier| &tier.policies) {
+        for id in port
+            .ingress
+            .iter()
+            .chain(&port.egress)
+            .flat_map(|tier| &tier.policies)
+        {
             if !policies.contains(&**id) {
                 let subject = Subject::port(&port.name);
                 return Err(subject.invalid("policies", "the id of a policy", format!("{id:?}")));
             }
         }
     }
-    let sets: HashMap<_, _> = state.ip_sets.iter().map(|set| (&*set.id, set.members.kind())).collect();
+    let sets: HashMap<_, _> = state
+        .ip_sets
+        .iter()
+        .map(|set| (&*set.id, set.members.kind()))
+        .collect();
     for policy in &state.policies {
         for (id, kind) in ip_sets_of(policy) {
-            set_reference(&Subject::origin(&policy.origin), &id, kind, sets.get(&*id).copied())?;
+            set_reference(
+                &Subject::origin(&policy.origin),
+                &id,
+                kind,
+                sets.get(&*id).copied(),
+            )?;
         }
     }
     Ok(())
@@ -81,23 +128,63 @@ pub(super) fn references(state: &ValidState) -> Result<(), Invalid> {
 fn set_reference(subject: &Subject, id: &str, kind: SetKind, found: Option<SetKind>) -> Result<(), Invalid> {
     match found {
         Some(found) if found == kind => Ok(()),
-        Some(found) => Err(subject.invalid("ip_set", format!("a set of {kind:?}"), format!("{id:?} of {found:?}"))),
-        None => Err(subject.invalid("ip_set", format!("the id of a set of {kind:?}"), format!("{id:?}"))),
+        Some(found) => Err(subject.invalid(
+            "ip_set",
+            format!("a set of {kind:?}"),
+            format!("{id:?} of {found:?}"),
+        )),
+        None => Err(subject.invalid(
+            "ip_set",
+            format!("the id of a set of {kind:?}"),
+            format!("{id:?}"),
+        )),
     }
 }
 
 /// Names the object that passes a limit.
 pub(super) fn limits(state: &ValidState) -> Result<(), Invalid> {
     let limits = &state.limits;
-    count("ports", limits.ports, &state.ports, |_| 1, |port| Subject::port(&port.name))?;
-    count("services", limits.services, &state.services, |_| 1, |service| Subject::origin(&service.origin))?;
+    count(
+        "ports",
+        limits.ports,
+        &state.ports,
+        |_| 1,
+        |port| Subject::port(&port.name),
+    )?;
+    count(
+        "services",
+        limits.services,
+        &state.services,
+        |_| 1,
+        |service| Subject::origin(&service.origin),
+    )?;
     let backends = |service: &super::Service| service.backends.len();
-    count("backends", limits.backends, &state.services, backends, |service| Subject::origin(&service.origin))?;
-    count("policies", limits.policies, &state.policies, |_| 1, |policy| Subject::origin(&policy.origin))?;
+    count(
+        "backends",
+        limits.backends,
+        &state.services,
+        backends,
+        |service| Subject::origin(&service.origin),
+    )?;
+    count(
+        "policies",
+        limits.policies,
+        &state.policies,
+        |_| 1,
+        |policy| Subject::origin(&policy.origin),
+    )?;
     let rules = |policy: &super::Policy| policy.ingress.len() + policy.egress.len();
-    count("rules", limits.rules, &state.policies, rules, |policy| Subject::origin(&policy.origin))?;
+    count("rules", limits.rules, &state.policies, rules, |policy| {
+        Subject::origin(&policy.origin)
+    })?;
     let members = |set: &super::IpSet| set.members.len();
-    count("ip_set_members", limits.ip_set_members, &state.ip_sets, members, |set| Subject::new("IpSet", "", &set.id))
+    count(
+        "ip_set_members",
+        limits.ip_set_members,
+        &state.ip_sets,
+        members,
+        |set| Subject::new("IpSet", "", &set.id),
+    )
 }
 
 fn count<T>(
@@ -111,7 +198,11 @@ fn count<T>(
     for object in objects {
         sum += size(object);
         if sum > max as usize {
-            return Err(subject(object).invalid(&format!("limits.{limit}"), format!("at most {max} in all"), sum));
+            return Err(subject(object).invalid(
+                &format!("limits.{limit}"),
+                format!("at most {max} in all"),
+                sum,
+            ));
         }
     }
     Ok(())

@@ -4,23 +4,20 @@
 //! all other chunks with the one before. Every lookup here is for a flow's first packet; later ones replay the flow entry
 //! and touch only [`Snapshot::adjacency`] and [`Snapshot::port`].
 
+mod judge;
+mod lookup;
+mod shard;
+pub(crate) mod table;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
+pub use contract::valid::PortKind;
+pub use shard::{Bumps, SHARDS, Shard};
+pub use table::Snapshot;
 use wire::addr::{Mac, Vni};
 
 use crate::port::PortId;
-
-/// What sits behind a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PortKind {
-    /// A pod's veth.
-    Pod,
-    /// A network interface towards the underlay.
-    Uplink,
-    /// The kernel of this node, by the host port.
-    Host,
-}
 
 /// A local port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,14 +44,9 @@ pub struct Port {
     pub egress: Attachment,
     /// Shard of the generations that a change of this endpoint's policy bumps.
     pub policy_shard: Shard,
+    /// How to send to what is behind it: set for pods and for the host port.
+    pub adjacency: Option<AdjacencyId>,
 }
-
-/// Index into the small array of generations that flow entries are stamped with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Shard(pub u16);
-
-/// How many generation shards there are; a power of two, and the array stays in L1.
-pub const SHARDS: usize = 1024;
 
 /// Where a destination lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +104,7 @@ pub struct AdjacencyId(pub u16);
 /// For a tunnel the outer headers are a template, copied whole; lengths, the UDP source port, DSCP/ECN, the IPv4
 /// identification and the outer IPv4 header checksum are written over it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[repr(align(64))]
 pub struct Adjacency {
     /// Where it leaves.
     pub port: PortId,
@@ -130,7 +123,19 @@ pub struct Adjacency {
 impl Adjacency {
     /// Ethernet, 802.1Q, IPv6, UDP, VXLAN, inner Ethernet.
     pub const HEADER_MAX: usize = 14 + 4 + 40 + 8 + 8 + 14;
+
+    /// What an index leads to whose adjacency is gone: no port, not resolved.
+    pub const GONE: Self = Self {
+        port: PortId(u16::MAX),
+        encap: AdjacencyEncap::Ethernet,
+        header: [0; Self::HEADER_MAX],
+        header_len: 14,
+        mtu: 0,
+        resolved: false,
+    };
 }
+
+const _: () = assert!(size_of::<Option<Adjacency>>() == 128);
 
 /// What kind of header goes before the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

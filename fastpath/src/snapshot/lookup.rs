@@ -1,0 +1,244 @@
+//! What workers ask a snapshot. Nothing here allocates.
+
+use std::net::IpAddr;
+
+use contract::valid::{AddressPort, Limits, Timeouts};
+
+use super::table::{Claim, OnLink, UnderlayHops, tunnel_place};
+use super::{
+    Adjacency, AdjacencyId, PeerId, Port, Route, RouteTarget, RuleId, RuleOrigin, Service, ServiceId, Shard,
+    Snapshot, ThisNode, VipLookup,
+};
+use crate::port::PortId;
+
+impl Snapshot {
+    /// The version of the desired state that this is.
+    pub const fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// This node.
+    pub fn this_node(&self) -> &ThisNode {
+        &self.this
+    }
+
+    /// Connection timeouts.
+    pub const fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
+    }
+
+    /// Upper bounds.
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// A port.
+    #[inline]
+    pub fn port(&self, port: PortId) -> Option<&Port> {
+        self.ports.get(u32::from(port.0))
+    }
+
+    /// All ports, by index.
+    pub fn ports(&self) -> impl Iterator<Item = &Port> {
+        self.ports.iter().map(|(_, port)| port)
+    }
+
+    /// The port of a name.
+    pub fn port_by_name(&self, name: &str) -> Option<&Port> {
+        self.port(self.port_names.get_name(name)?.id)
+    }
+
+    /// The host port.
+    pub fn host_port(&self) -> Option<&Port> {
+        self.port(self.host?)
+    }
+
+    /// How to send to the pod behind a port.
+    #[inline]
+    pub fn pod_adjacency(&self, port: PortId) -> Option<AdjacencyId> {
+        self.port(port)?.adjacency
+    }
+
+    /// How to send to this node's kernel.
+    #[inline]
+    pub fn host_adjacency(&self) -> Option<AdjacencyId> {
+        self.pod_adjacency(self.host?)
+    }
+
+    /// An adjacency; [`Adjacency::GONE`] when the index is of none (a flow that was not decided again yet).
+    #[inline]
+    pub fn adjacency(&self, id: AdjacencyId) -> &Adjacency {
+        self.adjacencies.get(u32::from(id.0)).unwrap_or(&Adjacency::GONE)
+    }
+
+    /// Where a destination lies.
+    pub fn route(&self, destination: IpAddr) -> Route {
+        let pool = self.pools.lookup(destination).map(|pool| pool.flags);
+        let Some(claims) = self.claims.lookup(destination) else {
+            let hops = self.hops.routes.lookup(destination);
+            let reachable = hops.is_some_and(|hops| !hops.legs.is_empty());
+            let target = if reachable {
+                RouteTarget::Underlay
+            } else {
+                RouteTarget::Unreachable
+            };
+            return Route {
+                target,
+                pool,
+                shard: hops.map_or(Shard::NOWHERE, |hops| hops.shard),
+            };
+        };
+        let target = match claims.winner {
+            Claim::LocalPod(port) => RouteTarget::LocalPod(port),
+            Claim::ThisNode => RouteTarget::ThisNode,
+            Claim::OwnBlock => RouteTarget::Unreachable,
+            Claim::PeerNode(peer) => RouteTarget::PeerNode(peer),
+            Claim::PeerTunnel(peer, encap) | Claim::PeerBlock(peer, encap) => {
+                match tunnel_place(encap, destination.is_ipv4()) {
+                    None => RouteTarget::RemotePod { peer, tunnel: None },
+                    Some(place) => match self
+                        .peers
+                        .get(u32::from(peer.0))
+                        .and_then(|peer| peer.tunnels[place])
+                    {
+                        Some(tunnel) => RouteTarget::RemotePod {
+                            peer,
+                            tunnel: Some(tunnel),
+                        },
+                        // Never plain where a tunnel is demanded.
+                        None => RouteTarget::Unreachable,
+                    },
+                }
+            }
+        };
+        Route {
+            target,
+            pool,
+            shard: claims.winner.shard(),
+        }
+    }
+
+    /// How to reach an address by the underlay. Equal-cost ways are chosen by `hash`; when one goes, only its flows move.
+    /// `None`: no route.
+    pub fn underlay_adjacency(&self, destination: IpAddr, hash: u32) -> Option<AdjacencyId> {
+        self.hops
+            .adjacency(self.hops.routes.lookup(destination)?, destination, hash)
+    }
+
+    /// The largest IP packet that may go to `destination` by `route`, bytes. `None`: there is no way.
+    pub fn forwarding_mtu(&self, route: &Route, destination: IpAddr, hash: u32) -> Option<u16> {
+        let adjacency = match route.target {
+            RouteTarget::LocalPod(port) => self.pod_adjacency(port)?,
+            RouteTarget::ThisNode => self.host_adjacency()?,
+            RouteTarget::RemotePod {
+                tunnel: Some(tunnel), ..
+            } => tunnel,
+            RouteTarget::RemotePod { tunnel: None, .. }
+            | RouteTarget::PeerNode(_)
+            | RouteTarget::Underlay => self.underlay_adjacency(destination, hash)?,
+            RouteTarget::Unreachable => return None,
+        };
+        Some(self.adjacency(adjacency).mtu)
+    }
+
+    /// The other node that has this address itself, as the outer source of a tunnel packet.
+    pub fn peer_by_outer(&self, outer: IpAddr) -> Option<PeerId> {
+        match self.claims.lookup(outer)?.winner {
+            Claim::PeerNode(peer) => Some(peer),
+            _ => None,
+        }
+    }
+
+    /// May this inner source come by a tunnel from that node: is it in its blocks by longest match, or its tunnel address?
+    pub fn peer_owns(&self, peer: PeerId, inner_source: IpAddr) -> bool {
+        match self.claims.lookup(inner_source).map(|claims| claims.winner) {
+            Some(Claim::PeerBlock(owner, _) | Claim::PeerTunnel(owner, _)) => owner == peer,
+            _ => false,
+        }
+    }
+
+    /// The name of another node.
+    pub fn peer_name(&self, peer: PeerId) -> Option<&str> {
+        Some(&self.peers.get(u32::from(peer.0))?.source.name)
+    }
+
+    /// Is this an address of a node, this one or another?
+    pub fn is_node_address(&self, address: IpAddr) -> bool {
+        self.claims
+            .lookup(address)
+            .is_some_and(|claims| matches!(claims.winner, Claim::ThisNode | Claim::PeerNode(_)))
+    }
+
+    /// What an address is to the Services; `port` in host order.
+    pub fn vip(&self, address: IpAddr, protocol: u8, port: u16) -> VipLookup<'_> {
+        if let Some(owners) = self.vips.get(&AddressPort {
+            address,
+            protocol,
+            port,
+        }) && let Some(service) = self.service(owners.winner)
+        {
+            return VipLookup::Service(service);
+        }
+        if self.vip_addresses.contains(&address) {
+            VipLookup::NoSuchPort
+        } else if self.service_ranges.lookup(address).is_some() {
+            VipLookup::Unassigned
+        } else {
+            VipLookup::NotService
+        }
+    }
+
+    /// The shard to stamp a flow to `address` with when [`Snapshot::vip`] found no Service there.
+    pub fn vip_shard(&self, address: IpAddr) -> Shard {
+        Shard::vip(address)
+    }
+
+    /// A Service port.
+    pub fn service(&self, service: ServiceId) -> Option<&Service> {
+        self.services.get(service.0).map(|record| &*record.service)
+    }
+
+    /// All Service ports, by index.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.iter().map(|(_, record)| &*record.service)
+    }
+
+    /// What a rule index stands for; `None` when it is of no rule any more.
+    pub fn rule_origin(&self, rule: RuleId) -> Option<RuleOrigin> {
+        let record = self.rules.get(rule.0)?;
+        Some(RuleOrigin {
+            policy: record.origin.clone(),
+            direction: record.direction,
+            rule: record.rule,
+        })
+    }
+
+    /// One past the highest rule index: the length of an array of counters.
+    pub const fn rules_len(&self) -> usize {
+        self.rules.end() as usize
+    }
+}
+
+impl super::table::Hops {
+    /// The adjacency that a route gives to a destination.
+    pub(crate) fn adjacency(
+        &self,
+        hops: &UnderlayHops,
+        destination: IpAddr,
+        hash: u32,
+    ) -> Option<AdjacencyId> {
+        // The top of the hash: its bottom chooses other things.
+        let leg = match &*hops.parts {
+            [] => hops.legs.first()?,
+            parts => hops.legs.get(usize::from(
+                parts[(u64::from(hash) * parts.len() as u64 >> 32) as usize],
+            ))?,
+        };
+        if leg.on_link
+            && let Some(known) = self.on_link.get(&OnLink(leg.port, destination))
+        {
+            return Some(*known);
+        }
+        Some(leg.adjacency)
+    }
+}
