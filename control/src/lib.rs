@@ -1,9 +1,11 @@
 //! Ringway's control plane: it reads cluster objects, resolves them for one node and pushes the outcome to fastpath.
 //!
 //! The path of a change is a row of pure functions with I/O at both ends:
-//! [`source`] → [`object::Objects`] → [`resolve`] → `contract::proto::State` → `diff` → `push`.
+//! [`source`] → [`object::Objects`] → [`resolve`] → [`contract::proto::State`] → [`diff`] → [`push`].
 
+pub mod diff;
 pub mod ipam;
 pub mod object;
+pub mod push;
 pub mod resolve;
 pub mod source;

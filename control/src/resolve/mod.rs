@@ -216,7 +216,7 @@ pub fn resolve(objects: &Objects, node: &str, options: &Options) -> Result<Resol
         .flat_map(|o| &o.cidrs)
         .copied()
         .collect();
-    let state = proto::State {
+    let mut state = proto::State {
         version: options.version,
         node: Some(node::own(own, own_view)),
         ports,
@@ -230,6 +230,7 @@ pub fn resolve(objects: &Objects, node: &str, options: &Options) -> Result<Resol
         timeouts: Some(proto::Timeouts::default()),
         limits: Some(proto::Limits::default()),
     };
+    contract::merge::sort(&mut state);
     Ok(Resolved {
         state,
         unknown_kinds: objects.unknown_kinds.clone(),

@@ -39,7 +39,7 @@ pub fn pod_port_name(pod: &ObjectName) -> String {
     format!("pod:{}/{}", pod.namespace, pod.name)
 }
 
-/// Host, pods in name order, uplink: the order of their names.
+/// In the order of their names, which is the order of the state.
 pub(super) fn ports(
     cluster: &Cluster<'_>,
     own: &NodeView,
