@@ -34,10 +34,18 @@ impl Watch {
         })
         .map_err(io::Error::other)?;
         let directories: BTreeSet<PathBuf> = paths.iter().map(|path| directory_of(path.as_ref())).collect();
-        let mut watch = Self { watcher, events, lost: directories.clone(), directories };
+        let mut watch = Self {
+            watcher,
+            events,
+            lost: directories.clone(),
+            directories,
+        };
         watch.find_lost();
         match watch.lost.first() {
-            Some(lost) => Err(io::Error::new(io::ErrorKind::NotFound, format!("{} cannot be watched", lost.display()))),
+            Some(lost) => Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("{} cannot be watched", lost.display()),
+            )),
             None => Ok(watch),
         }
     }
@@ -48,7 +56,9 @@ impl Watch {
         // Wait for the first event that matters.
         loop {
             if self.lost.is_empty() {
-                let Some(event) = self.events.recv().await else { return std::future::pending().await };
+                let Some(event) = self.events.recv().await else {
+                    return std::future::pending().await;
+                };
                 if self.matters(event, &mut unfinished) {
                     break;
                 }
@@ -62,7 +72,11 @@ impl Watch {
         // Then for those that belong to it.
         let latest = Instant::now() + UNFINISHED_MAX;
         loop {
-            let until = if unfinished.is_empty() { latest.min(Instant::now() + QUIET) } else { latest };
+            let until = if unfinished.is_empty() {
+                latest.min(Instant::now() + QUIET)
+            } else {
+                latest
+            };
             match tokio::time::timeout_at(until, self.events.recv()).await {
                 Ok(Some(event)) => {
                     self.matters(event, &mut unfinished);
@@ -78,7 +92,10 @@ impl Watch {
         let Ok(event) = event else { return true };
         match event.kind {
             EventKind::Create(CreateKind::File) | EventKind::Modify(ModifyKind::Data(_)) => {
-                let manifests = event.paths.into_iter().filter(|path| super::directory::is_manifest(path));
+                let manifests = event
+                    .paths
+                    .into_iter()
+                    .filter(|path| super::directory::is_manifest(path));
                 unfinished.extend(manifests);
                 true
             }
@@ -112,7 +129,11 @@ impl Watch {
         for directory in lost {
             // A watch on a directory that is gone may linger in the watcher's books.
             let _ = self.watcher.unwatch(&directory);
-            if self.watcher.watch(&directory, RecursiveMode::NonRecursive).is_err() {
+            if self
+                .watcher
+                .watch(&directory, RecursiveMode::NonRecursive)
+                .is_err()
+            {
                 self.lost.insert(directory);
             }
         }
