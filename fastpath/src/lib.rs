@@ -11,6 +11,7 @@ pub mod io;
 pub mod netlink;
 pub mod port;
 pub mod snapshot;
+pub mod recent;
 pub mod status;
 pub mod table;
 pub mod underlay;

@@ -16,6 +16,7 @@ pub mod poll;
 pub mod region;
 pub mod ring;
 pub mod tap;
+pub mod unix;
 pub mod wait;
 
 use std::{os::fd::RawFd, time::Duration};

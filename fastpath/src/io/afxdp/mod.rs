@@ -4,6 +4,7 @@
 //! kernel's `Documentation/networking/af_xdp.rst`, `xsk-tx-metadata.rst` and `net/xdp/xsk.c`; `docs/afxdp.md` has what we measured.
 
 mod error;
+mod group;
 mod lent;
 mod port;
 mod ring;
@@ -11,6 +12,7 @@ mod socket;
 mod umem;
 
 pub use error::BindError;
+pub use group::QueueGroup;
 pub use port::{AfxdpOptions, AfxdpPort, Liveness};
 pub(super) use socket::interface_index;
 pub use socket::{Mode, Statistics};
