@@ -47,8 +47,14 @@ pub struct RecentDrops {
 
 impl Default for RecentDrops {
     fn default() -> Self {
-        let slot = || Slot { sequence: AtomicU64::new(0), words: [const { AtomicU64::new(0) }; WORDS] };
-        Self { slots: (0..Self::SLOTS).map(|_| slot()).collect(), written: AtomicU64::new(0) }
+        let slot = || Slot {
+            sequence: AtomicU64::new(0),
+            words: [const { AtomicU64::new(0) }; WORDS],
+        };
+        Self {
+            slots: (0..Self::SLOTS).map(|_| slot()).collect(),
+            written: AtomicU64::new(0),
+        }
     }
 }
 
@@ -80,7 +86,10 @@ impl RecentDrops {
         // Acquire: pairs with the store in `record`.
         let written = self.written.load(Ordering::Acquire);
         let kept = written.min(Self::SLOTS as u64);
-        (written - kept..written).rev().filter_map(|n| self.read(n)).collect()
+        (written - kept..written)
+            .rev()
+            .filter_map(|n| self.read(n))
+            .collect()
     }
 
     fn read(&self, number: u64) -> Option<RecentDrop> {
@@ -92,7 +101,9 @@ impl RecentDrops {
         // Acquire: the words are read before the sequence is read again. Pairs with the Release fence in `record`.
         fence(Ordering::Acquire);
         let after = slot.sequence.load(Ordering::Relaxed);
-        (before == after && before % 2 == 0).then(|| decode(words)).flatten()
+        (before == after && before % 2 == 0)
+            .then(|| decode(words))
+            .flatten()
     }
 }
 
@@ -119,7 +130,17 @@ fn encode(drop: &RecentDrop) -> [u64; WORDS] {
 }
 
 fn decode(words: [u64; WORDS]) -> Option<RecentDrop> {
-    let [at_ns, facts, rule, version, src_high, src_low, dst_high, dst_low, _] = words;
+    let [
+        at_ns,
+        facts,
+        rule,
+        version,
+        src_high,
+        src_low,
+        dst_high,
+        dst_low,
+        _,
+    ] = words;
     let address = |high: u64, low: u64, is_v6: bool| -> IpAddr {
         let v6 = std::net::Ipv6Addr::from(u128::from(high) << 64 | u128::from(low));
         match v6.to_ipv4_mapped() {
@@ -134,8 +155,14 @@ fn decode(words: [u64; WORDS]) -> Option<RecentDrop> {
         rule: (rule & NO_RULE != NO_RULE).then_some(RuleId(rule as u32)),
         version,
         protocol: (facts >> 24) as u8,
-        src: (address(src_high, src_low, rule >> 32 & 1 == 1), (facts >> 32) as u16),
-        dst: (address(dst_high, dst_low, rule >> 33 & 1 == 1), (facts >> 48) as u16),
+        src: (
+            address(src_high, src_low, rule >> 32 & 1 == 1),
+            (facts >> 32) as u16,
+        ),
+        dst: (
+            address(dst_high, dst_low, rule >> 33 & 1 == 1),
+            (facts >> 48) as u16,
+        ),
     })
 }
 

@@ -46,7 +46,10 @@ impl ControlSocket {
     /// Listens at `path`, for this user and root alone. What an earlier process left there is replaced.
     pub(super) fn listen(path: &Path) -> io::Result<Self> {
         let listener = listen_private(path)?;
-        Ok(Self { listener, client: None })
+        Ok(Self {
+            listener,
+            client: None,
+        })
     }
 
     /// What to wait for.
@@ -63,7 +66,9 @@ impl ControlSocket {
     pub(super) fn receive(&mut self, applied: u64) -> Vec<Message> {
         self.accept();
         let mut messages = Vec::new();
-        let Some(client) = &mut self.client else { return messages };
+        let Some(client) = &mut self.client else {
+            return messages;
+        };
         match client.receive(applied, &mut messages) {
             Ok(true) => {}
             Ok(false) => {
@@ -106,7 +111,11 @@ impl ControlSocket {
             return Err(io::Error::other(format!("user {uid} may not steer this node")));
         }
         stream.set_nonblocking(true)?;
-        self.client = Some(Client { stream, decoder: Decoder::default(), welcomed: false });
+        self.client = Some(Client {
+            stream,
+            decoder: Decoder::default(),
+            welcomed: false,
+        });
         Ok(())
     }
 }
@@ -128,7 +137,11 @@ impl Client {
                 Err(e) => return Err(e),
             }
         }
-        while let Some(message) = self.decoder.next_message::<ToFastpath>().map_err(io::Error::other)? {
+        while let Some(message) = self
+            .decoder
+            .next_message::<ToFastpath>()
+            .map_err(io::Error::other)?
+        {
             self.take(message, applied, messages)?;
         }
         Ok(open)
@@ -160,7 +173,9 @@ impl Client {
                 messages.push(Message::Delta(Box::new(delta)));
                 Ok(())
             }
-            None => Err(io::Error::other("a message of a kind that this version does not know")),
+            None => Err(io::Error::other(
+                "a message of a kind that this version does not know",
+            )),
         }
     }
 
@@ -193,12 +208,23 @@ mod tests {
     use super::*;
 
     fn hello(min: u32, max: u32) -> ToFastpath {
-        let hello = Hello { protocol_min: min, protocol_max: max, software: "test".to_owned() };
-        ToFastpath { body: Some(Body::Hello(hello)) }
+        let hello = Hello {
+            protocol_min: min,
+            protocol_max: max,
+            software: "test".to_owned(),
+        };
+        ToFastpath {
+            body: Some(Body::Hello(hello)),
+        }
     }
 
     fn snapshot(version: u64) -> ToFastpath {
-        ToFastpath { body: Some(Body::Snapshot(State { version, ..State::default() })) }
+        ToFastpath {
+            body: Some(Body::Snapshot(State {
+                version,
+                ..State::default()
+            })),
+        }
     }
 
     fn answer(stream: &mut UnixStream) -> Option<Answer> {
@@ -216,7 +242,10 @@ mod tests {
         frame::write(&mut first, &hello(1, 3)).unwrap();
         frame::write(&mut first, &snapshot(7)).unwrap();
         let messages = socket.receive(5);
-        assert!(matches!(messages.as_slice(), [Message::Snapshot(s)] if s.version == 7), "{messages:?}");
+        assert!(
+            matches!(messages.as_slice(), [Message::Snapshot(s)] if s.version == 7),
+            "{messages:?}"
+        );
         assert!(matches!(answer(&mut first), Some(Answer::Welcome(w)) if w.applied_version == 5));
 
         let mut second = UnixStream::connect(&path).unwrap();

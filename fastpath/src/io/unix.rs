@@ -8,7 +8,11 @@ use std::os::unix::net::UnixStream;
 
 /// User id of the process that connected (`SO_PEERCRED`, unix(7)).
 pub fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
-    let mut credentials = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut credentials = libc::ucred {
+        pid: 0,
+        uid: u32::MAX,
+        gid: u32::MAX,
+    };
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;
     // SAFETY: `credentials` and `len` are live, writable, ours alone, and `len` says how large the former is; the
     // descriptor is open while `stream` is borrowed.
@@ -21,7 +25,11 @@ pub fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
             &raw mut len,
         )
     };
-    if result == 0 { Ok(credentials.uid) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(credentials.uid)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// The user that this process acts as.

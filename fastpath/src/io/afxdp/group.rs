@@ -37,7 +37,10 @@ impl QueueGroup {
         // SAFETY: `fd` was just made and nobody else knows it.
         let epoll = unsafe { OwnedFd::from_raw_fd(fd) };
         for queue in &queues {
-            let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
+            let mut event = libc::epoll_event {
+                events: libc::EPOLLIN as u32,
+                u64: 0,
+            };
             let socket = queue.socket().as_raw_fd();
             // SAFETY: both descriptors are open, `event` lives through the call; the kernel copies it. A socket leaves the
             // set by itself when it is closed.
@@ -47,7 +50,11 @@ impl QueueGroup {
                 return Err(io::Error::last_os_error());
             }
         }
-        Ok(Self { queues, epoll, turn: 0 })
+        Ok(Self {
+            queues,
+            epoll,
+            turn: 0,
+        })
     }
 
     /// The queues.
