@@ -9,11 +9,11 @@ use crate::{
 const LAYOUT_VERSION: u64 = 1;
 const MAGIC: u64 = u64::from_le_bytes(*b"ringflow");
 /// Words of the header; one page holds it and the beginning of the user area.
-const HEADER_WORDS: usize = 64;
+const HEADER_WORDS: usize = if cfg!(loom) { 16 } else { 64 };
 /// Words of a cache line, and of a bucket.
 pub(crate) const LINE_WORDS: usize = 8;
 /// Index and records start on a page boundary.
-const ALIGN_WORDS: usize = 512;
+const ALIGN_WORDS: usize = if cfg!(loom) { 8 } else { 512 };
 /// Mean keys per bucket when every slot is live: half the lanes, so that 1.4 % of buckets overflow.
 const KEYS_PER_BUCKET: u64 = 5;
 /// Enough that a primary and its four alternates are distinct.

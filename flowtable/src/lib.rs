@@ -74,12 +74,15 @@ mod counters;
 mod hash;
 mod index;
 mod layout;
+#[cfg(all(test, loom))]
+mod loom_models;
 mod memory;
 mod pool;
 mod prefetch;
 mod quiescence;
 mod record;
 mod signature;
+mod slots;
 mod snapshot;
 mod state;
 #[cfg(all(test, not(loom)))]

@@ -63,8 +63,7 @@ impl<const K: usize, const W: usize> Writer<K, W> {
     /// [`maintain`](Self::maintain) does.
     pub fn sweep(&mut self, budget: u32, mut judge: impl FnMut(&Connection<'_, K, W>) -> Sweep) -> Swept {
         self.maintain();
-        let table = crate::sync::Arc::clone(&self.table);
-        let end = table.pool.high_water();
+        let end = self.table.pool.high_water();
         let mut swept = Swept::default();
         while swept.visited < budget {
             let slot = self.slot_at(self.hand);
@@ -75,20 +74,20 @@ impl<const K: usize, const W: usize> Writer<K, W> {
             }
             let ahead = self.slot_at(self.hand + AHEAD);
             if ahead < end {
-                for record in table.records(ahead) {
+                for record in self.table.records(ahead) {
                     prefetch(record.raw(0));
                 }
             }
             self.hand += 1;
             swept.visited += 1;
-            let [original, _] = table.records(slot);
+            let [original, _] = self.table.records(slot);
             let state = original.state();
             if !state.is_stable() {
                 continue;
             }
             swept.judged += 1;
             let verdict = judge(&Connection {
-                table: &table,
+                table: &self.table,
                 slot,
                 state,
             });

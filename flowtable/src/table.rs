@@ -398,6 +398,6 @@ const GROUP: usize = 32;
 /// No record has this index, see `SLOTS_MAX`.
 const NO_CANDIDATE: u32 = u32::MAX;
 /// What one worker may hold back in cache and limbo without keeping the others from the capacity.
-const SLACK_PER_WORKER: usize = 4 * CHUNK;
+const SLACK_PER_WORKER: usize = if cfg!(loom) { 1 } else { 4 * CHUNK };
 const CAPACITY_MAX: u32 = 1 << 30;
 const USER_WORDS_MAX: usize = 1 << 20;

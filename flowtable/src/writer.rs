@@ -1,15 +1,13 @@
 //! Installing, removing and deciding again: what one worker does to the table.
 
-use std::collections::VecDeque;
-
 use crate::{
     counters::{Count, WorkerCounters},
     hash::FlowHash,
-    pool::CHUNK,
     quiescence::Worker,
     record::{Both, Direction, FlowRef, Unreadable},
+    slots::Slots,
     state::{Lifecycle, State},
-    sync::{Acquire, Arc, Relaxed, Release, SeqCst, fence, lock},
+    sync::{Acquire, Arc, Relaxed, Release, SeqCst, fence},
     table::Table,
 };
 
@@ -56,14 +54,7 @@ impl Share {
 pub struct Writer<const K: usize, const W: usize> {
     pub(crate) table: Arc<Table<K, W>>,
     worker: usize,
-    /// Free slots, at most twice [`CHUNK`].
-    cache: Vec<u32>,
-    /// Removed since the last stamp.
-    removed: Vec<u32>,
-    /// Removed slots with stamps, oldest first: free once the domain's horizon reaches the stamp.
-    limbo: VecDeque<(u64, u32)>,
-    /// Inserts allowed before the limit is looked at again.
-    credit: u32,
+    slots: Slots,
     pub(crate) share: Share,
     /// Next slot to sweep, counted within the share.
     pub(crate) hand: u32,
@@ -91,10 +82,7 @@ impl<const K: usize, const W: usize> Table<K, W> {
         Writer {
             table: Arc::clone(self),
             worker: worker.index(),
-            cache: Vec::with_capacity(4 * CHUNK),
-            removed: Vec::with_capacity(REMOVED_MAX),
-            limbo: VecDeque::with_capacity(LIMBO_FIRST),
-            credit: 0,
+            slots: Slots::new(),
             share,
             hand: 0,
         }
@@ -128,20 +116,21 @@ impl<const K: usize, const W: usize> Writer<K, W> {
         hashes: [FlowHash; 2],
         init: impl FnOnce(&mut Both<'_, K, W>),
     ) -> Result<FlowRef, Refused> {
-        let table = Arc::clone(&self.table);
+        let table = &*self.table;
         table.prefetch(hashes[1]);
         // Who is there already costs no slot: a search for a free SNAT port meets many.
         if let Some(flow) = table.lookup(keys[0], hashes[0]) {
             return Err(Refused::Exists(flow));
         }
         if let Some(flow) = table.lookup(keys[1], hashes[1]) {
-            return Err(Refused::ReplyTaken(flow));
+            return Err(table.lost_to(flow.slot(), keys));
         }
-        let Some(slot) = self.allocate() else {
-            self.count(Count::RefusedFull);
+        let counters = table.worker_counters(self.worker);
+        let Some(slot) = self.slots.allocate(table) else {
+            counters.increment(Count::RefusedFull);
             return Err(Refused::Full);
         };
-        let installing = install(&table, slot, keys, init);
+        let installing = install(table, slot, keys, init);
         let one_key = keys[0] == keys[1];
         // The reply key goes first; readers see neither until the state says so.
         let index = table.index();
@@ -157,8 +146,8 @@ impl<const K: usize, const W: usize> Writer<K, W> {
         };
         match outcome {
             Ok(()) => {
-                self.credit -= 1;
-                self.count(Count::Inserts);
+                self.slots.spend_credit();
+                counters.increment(Count::Inserts);
                 Ok(FlowRef::of(slot, Direction::Original))
             }
             Err(refused) => {
@@ -177,7 +166,7 @@ impl<const K: usize, const W: usize> Writer<K, W> {
                 if placed[1] && !one_key {
                     index.unlink(hashes[1], FlowRef::of(slot, Direction::Reply).index());
                 }
-                self.retire(slot);
+                self.slots.retire(table, slot);
                 Err(refused)
             }
         }
@@ -210,8 +199,7 @@ impl<const K: usize, const W: usize> Writer<K, W> {
 
     /// Removes the connection in `slot` if its state still is `observed`, which is stable.
     pub(crate) fn remove_observed(&mut self, slot: u32, observed: State) -> Result<(), State> {
-        let table = Arc::clone(&self.table);
-        let [original, _] = table.records(slot);
+        let [original, _] = self.table.records(slot);
         original.change_state(observed, observed.closed().with_lifecycle(Lifecycle::Closing))?;
         self.bury(slot);
         Ok(())
@@ -226,9 +214,8 @@ impl<const K: usize, const W: usize> Writer<K, W> {
         flow: FlowRef,
         decide: impl FnOnce(&mut Both<'_, K, W>) -> Decision,
     ) -> Result<Decision, Unreadable> {
-        let table = Arc::clone(&self.table);
         let slot = flow.slot();
-        let records @ [original, reply] = table.records(slot);
+        let records @ [original, reply] = self.table.records(slot);
         let mut before = original.state();
         loop {
             if !before.is_stable() {
@@ -268,25 +255,15 @@ impl<const K: usize, const W: usize> Writer<K, W> {
     /// Moves removed slots on: call once per batch, after [`Worker::quiescent`]. Also done by
     /// [`sweep`](Self::sweep) and by an insert that finds no slot.
     pub fn maintain(&mut self) {
-        self.stamp();
-        self.credit = 0;
-        if !self.limbo.is_empty() {
-            let horizon = self.table.domain().horizon();
-            while let Some(&(stamp, slot)) = self.limbo.front()
-                && stamp <= horizon
-            {
-                self.limbo.pop_front();
-                self.free(slot);
-            }
-        }
+        self.slots.maintain(&self.table);
     }
 
     /// Slots this worker holds: free ones, and those in limbo.
     pub fn held(&self) -> (usize, usize) {
-        (self.cache.len(), self.removed.len() + self.limbo.len())
+        self.slots.held()
     }
 
-    pub(crate) fn count(&self, count: Count) {
+    fn count(&self, count: Count) {
         self.counters().increment(count);
     }
 
@@ -296,7 +273,7 @@ impl<const K: usize, const W: usize> Writer<K, W> {
 
     /// Takes a Closing connection, which is ours since its original's state changed, out of the index.
     fn bury(&mut self, slot: u32) {
-        let table = Arc::clone(&self.table);
+        let table = &*self.table;
         let [original, reply] = table.records(slot);
         reply.force_state(|state| state.closed().with_lifecycle(Lifecycle::Closing));
         let (original_key, reply_key) = (original.key(), reply.key());
@@ -309,96 +286,13 @@ impl<const K: usize, const W: usize> Writer<K, W> {
             debug_assert!(unlinked, "a live reply key is in the index");
         }
         self.count(Count::Removes);
-        self.retire(slot);
-    }
-
-    /// Puts a slot that is out of the index in limbo.
-    fn retire(&mut self, slot: u32) {
-        self.removed.push(slot);
-        if self.removed.len() >= REMOVED_MAX {
-            self.stamp();
-        }
-    }
-
-    /// One stamp for all that was removed since the last: what was unlinked before is unreachable from then on.
-    fn stamp(&mut self) {
-        if self.removed.is_empty() {
-            return;
-        }
-        let stamp = self.table.domain().retire();
-        self.limbo
-            .extend(self.removed.drain(..).map(|slot| (stamp, slot)));
-    }
-
-    /// A slot that nobody can reach becomes free: to the cache, and from a full cache to everyone.
-    fn free(&mut self, slot: u32) {
-        for record in self.table.records(slot) {
-            // The sequence goes on, so that a reader from the slot's earlier life would notice.
-            record.set_state(
-                record
-                    .state()
-                    .closed()
-                    .with_lifecycle(Lifecycle::Free)
-                    .with_bits(0),
-            );
-        }
-        self.cache.push(slot);
-        if self.cache.len() > 2 * CHUNK {
-            let spare = self.cache.len() - CHUNK;
-            self.table.pool.push(&self.table, &self.cache[spare..]);
-            self.cache.truncate(spare);
-        }
-    }
-
-    /// A free slot, if the limit allows.
-    fn allocate(&mut self) -> Option<u32> {
-        if self.credit == 0 {
-            let room = self.table.limit().saturating_sub(self.table.live());
-            if room == 0 {
-                return None;
-            }
-            // Only part of the room, since others take their part: looked at again within the batch.
-            let workers = self.table.domain().workers_max() as u32;
-            self.credit = (room / (4 * workers.max(1))).clamp(1, CREDIT_MAX);
-        }
-        loop {
-            if let Some(slot) = self.cache.pop() {
-                return Some(slot);
-            }
-            if !self.table.pool.pop(&self.table, &mut self.cache) && !self.reclaim() {
-                return None;
-            }
-        }
-    }
-
-    /// Last resorts: our own limbo, then what departed workers left.
-    #[cold]
-    fn reclaim(&mut self) -> bool {
-        let credit = self.credit;
-        self.maintain();
-        self.credit = credit;
-        if self.cache.is_empty() {
-            let horizon = self.table.domain().horizon();
-            let table = Arc::clone(&self.table);
-            let mut orphans = lock(&table.orphans);
-            let free: Vec<_> = orphans
-                .extract_if(.., |(stamp, _)| *stamp <= horizon)
-                .take(CHUNK)
-                .collect();
-            drop(orphans);
-            for (_, slot) in free {
-                self.free(slot);
-            }
-        }
-        !self.cache.is_empty()
+        self.slots.retire(&self.table, slot);
     }
 }
 
 impl<const K: usize, const W: usize> Drop for Writer<K, W> {
     fn drop(&mut self) {
-        self.maintain();
-        self.table.pool.push(&self.table, &self.cache);
-        lock(&self.table.orphans).extend(self.limbo.drain(..));
+        self.slots.give_back(&self.table);
         // Release pairs with the Acquire in `Table::writer`.
         self.counters().taken.store(0, Release);
     }
@@ -442,7 +336,7 @@ impl<const K: usize, const W: usize> Table<K, W> {
             return Err(Refused::Exists(holder));
         }
         if let Some(holder) = self.contend(slot, keys[1], hashes[1]) {
-            return Err(Refused::ReplyTaken(holder));
+            return Err(self.lost_to(holder.slot(), keys));
         }
         let [original, reply] = self.records(slot);
         let installing = original.state();
@@ -455,7 +349,7 @@ impl<const K: usize, const W: usize> Table<K, W> {
         if !committed {
             // The contender that aborted us left its slot in the state's bits.
             let winner = original.state().bits() as u32;
-            return Err(self.lost_to(winner, keys[0]));
+            return Err(self.lost_to(winner, keys));
         }
         let installing = reply.state();
         if installing.lifecycle() == Lifecycle::Installing {
@@ -496,22 +390,18 @@ impl<const K: usize, const W: usize> Table<K, W> {
         })
     }
 
-    /// What to tell an installer that the connection in slot `winner` aborted.
-    fn lost_to(&self, winner: u32, original_key: &[u64; K]) -> Refused {
+    /// What to tell an installer of `keys`, one of which the connection in slot `winner` has. The original key counts
+    /// first: it may have become visible after the installer looked for it.
+    fn lost_to(&self, winner: u32, keys: [&[u64; K]; 2]) -> Refused {
         let original = FlowRef::of(winner, Direction::Original);
-        for flow in [original, original.peer()] {
-            if self.record(flow).has_key(original_key) {
-                return Refused::Exists(flow);
-            }
+        let holder = |key: &[u64; K]| {
+            [original, original.peer()]
+                .into_iter()
+                .find(|&flow| self.record(flow).has_key(key))
+        };
+        match holder(keys[0]) {
+            Some(flow) => Refused::Exists(flow),
+            None => Refused::ReplyTaken(holder(keys[1]).unwrap_or(original)),
         }
-        // It had a common key with us, so it is the reply key.
-        Refused::ReplyTaken(original.peer())
     }
 }
-
-/// Removals that share a stamp, unless the batch ends before.
-const REMOVED_MAX: usize = 64;
-/// Room in limbo before its list grows.
-const LIMBO_FIRST: usize = if cfg!(loom) { 4 } else { 4096 };
-/// Inserts between two looks at the limit, at most.
-const CREDIT_MAX: u32 = 64;
