@@ -8,7 +8,7 @@ use crate::{
     memory::Region,
     pool::CHUNK,
     quiescence::Quiescence,
-    record::{Direction, FlowRef},
+    record::{Direction, FlowRef, Record},
     state::Lifecycle,
     sync::Arc,
     table::{AdoptError, Table},
@@ -61,7 +61,9 @@ impl<const K: usize, const W: usize> Table<K, W> {
             for (hashes, slot) in hashes.iter_mut().zip(group.clone()) {
                 if self.is_whole(slot) {
                     *hashes = self.records(slot).map(|record| self.hash(&record.key()));
-                    hashes.iter().for_each(|&hash| self.prefetch(hash));
+                    for &hash in &*hashes {
+                        self.prefetch(hash);
+                    }
                 }
             }
             for (hashes, slot) in hashes.into_iter().zip(group) {
@@ -91,7 +93,7 @@ impl<const K: usize, const W: usize> Table<K, W> {
 
     /// The original's state speaks for both. A reply still Installing beside it was complete, just not yet marked.
     fn is_whole(&self, slot: u32) -> bool {
-        let [original, reply] = self.records(slot).map(|record| record.state());
+        let [original, reply] = self.records(slot).map(Record::state);
         original.is_stable() && (reply.is_stable() || reply.lifecycle() == Lifecycle::Installing)
     }
 

@@ -117,8 +117,8 @@ mod tests {
         assert_eq!((v4.0, v6.0), (GOLDEN_V4, GOLDEN_V6));
     }
 
-    const GOLDEN_V4: u64 = 0xf5e2e466910f1f0b;
-    const GOLDEN_V6: u64 = 0xf79a349ed943b111;
+    const GOLDEN_V4: u64 = 0xf5e2_e466_910f_1f0b;
+    const GOLDEN_V6: u64 = 0xf79a_349e_d943_b111;
 
     #[test]
     fn another_seed_separates_keys_that_collided() {

@@ -104,7 +104,7 @@ impl<'t> Index<'t> {
         for nth in 1..=ALTERNATES {
             let one = 1 << (32 + 8 * (nth - 1));
             // Counted first: whoever misses the count, and so this alternate, looked before we placed anything. The
-            // count cannot overflow: an alternate has 10 lanes, and one more is pending per thread.
+            // count cannot overflow: an alternate has 10 lanes, and each of at most 128 workers has one key pending.
             primary[2].fetch_add(one, AcqRel);
             if claim(&self.buckets[self.alternate(hash, nth)], hash, record) {
                 return true;

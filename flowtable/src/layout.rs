@@ -9,7 +9,7 @@ use crate::{
 const LAYOUT_VERSION: u64 = 1;
 const MAGIC: u64 = u64::from_le_bytes(*b"ringflow");
 /// Words of the header; one page holds it and the beginning of the user area.
-const HEADER_WORDS: usize = if cfg!(loom) { 16 } else { 64 };
+pub(crate) const HEADER_WORDS: usize = if cfg!(loom) { 16 } else { 64 };
 /// Words of a cache line, and of a bucket.
 pub(crate) const LINE_WORDS: usize = 8;
 /// Index and records start on a page boundary.
@@ -104,10 +104,6 @@ impl Layout {
             seed,
             user_words: user_words as u64,
         }
-    }
-
-    pub(crate) fn user_at(&self) -> usize {
-        HEADER_WORDS
     }
 
     pub(crate) fn index_at(&self) -> usize {

@@ -107,7 +107,7 @@ impl fmt::Debug for Region {
         f.debug_struct("Region")
             .field("words", &self.words().len())
             .field("pages", &self.pages)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -427,6 +427,30 @@ mod tests {
         first.words()[999].store(7, Relaxed);
         let second = Region::open(other).unwrap();
         assert_eq!(second.words()[999].load(Relaxed), 7);
+    }
+
+    /// Needs 2 free reserved pages: `echo 2 > /proc/sys/vm/nr_hugepages`.
+    #[test]
+    fn reserved_huge_pages_are_used_when_there_are_some() {
+        let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
+        let free = meminfo
+            .lines()
+            .find_map(|line| line.strip_prefix("HugePages_Free:"));
+        let free: usize = free.map_or(0, |pages| pages.trim().parse().unwrap());
+        if free < 2 {
+            println!("skipped: {free} free huge pages, 2 needed");
+            return;
+        }
+        let words = (2 << 20) / 8;
+        let anonymous = Region::create(Memory::Anonymous, words).unwrap();
+        let shared = Region::create(Memory::Shared(Memory::memfd(c"huge", true).unwrap()), 1).unwrap();
+        for region in [anonymous, shared] {
+            assert_eq!(
+                (region.pages(), region.words().len()),
+                (Pages::Huge(2 << 20), words)
+            );
+            assert_eq!(region.words()[words - 1].fetch_add(1, Relaxed), 0);
+        }
     }
 
     #[test]

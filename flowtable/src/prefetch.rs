@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 /// Prefetches the cache line that holds `place`, for reading.
-#[inline(always)]
+#[inline]
 pub(crate) fn prefetch<T>(place: &T) {
     #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
     {

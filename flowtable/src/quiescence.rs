@@ -36,12 +36,20 @@ struct Seat {
     taken: AtomicU64,
 }
 
+const WORKERS_MAX: usize = 128;
 /// Above every epoch, so that a sleeping or absent worker counts as passed.
 const ASLEEP: u64 = u64::MAX;
 
 impl Quiescence {
     /// A domain with seats `0..workers_max`, none of them taken.
+    ///
+    /// # Panics
+    /// If `workers_max` exceeds 128: the index counts in bytes what workers have under way.
     pub fn new(workers_max: usize) -> Arc<Self> {
+        assert!(
+            workers_max <= WORKERS_MAX,
+            "{workers_max} workers, at most {WORKERS_MAX}"
+        );
         let seat = || {
             CachePadded::new(Seat {
                 announced: AtomicU64::new(ASLEEP),
@@ -93,7 +101,7 @@ impl Quiescence {
             .unwrap_or(ASLEEP)
     }
 
-    /// The worker at `index` sleeps or is absent. To be read after a SeqCst fence.
+    /// The worker at `index` sleeps or is absent. To be read after a `SeqCst` fence.
     pub(crate) fn is_asleep(&self, index: usize) -> bool {
         self.seats[index].announced.load(Acquire) == ASLEEP
     }

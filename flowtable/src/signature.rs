@@ -6,7 +6,7 @@ pub(crate) const LANES: usize = 10;
 
 /// A bit per lane of the three signature words that equals `signature`. The upper half of the third word holds no
 /// signatures and never matches.
-#[inline(always)]
+#[inline]
 pub(crate) fn matches(words: [u64; 3], signature: u16) -> u32 {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: SSE2 is part of x86-64. Memory is not touched: the words come by value.
@@ -34,7 +34,7 @@ fn sse2(words: [u64; 3], signature: u16) -> u32 {
 
 /// The same with plain words.
 #[cfg(any(test, not(target_arch = "x86_64")))]
-#[inline(always)]
+#[inline]
 fn portable(words: [u64; 3], signature: u16) -> u32 {
     const LOW: u64 = 0x7fff_7fff_7fff_7fff;
     let wanted = u64::from(signature) * 0x0001_0001_0001_0001;

@@ -13,7 +13,10 @@ fn table(capacity: u32, workers: usize) -> (std::sync::Arc<Small>, std::sync::Ar
         seed: 3,
         user_words: 0,
     };
-    (Small::create(config, Memory::Anonymous, &domain).unwrap(), domain)
+    (
+        Small::create(config, Memory::Anonymous, &domain).expect("there is memory"),
+        domain,
+    )
 }
 
 fn key(n: u64) -> [u64; 2] {
@@ -243,7 +246,7 @@ fn step(table: &Small, writer: &mut Writer<2, 8>, n: u64, what: u64, stamp: u64)
                 let (there, back) = (both.word(Direction::Original, 0), both.word(Direction::Reply, 0));
                 assert_eq!(there, !back, "both directions are decided together");
                 write(both);
-                if stamp % 16 == 0 {
+                if stamp.is_multiple_of(16) {
                     Decision::Remove
                 } else {
                     Decision::Keep

@@ -8,7 +8,7 @@ use crate::{
     counters::{Counters, WorkerCounters},
     hash::{FlowHash, Hasher},
     index::Index,
-    layout::{LINE_WORDS, Layout, LayoutError, SLOTS_MAX},
+    layout::{HEADER_WORDS, LINE_WORDS, Layout, LayoutError, SLOTS_MAX},
     memory::{Memory, Pages, Region},
     pool::{CHUNK, Pool},
     prefetch::prefetch,
@@ -85,6 +85,10 @@ pub enum AdoptError {
 pub struct Table<const K: usize, const W: usize> {
     region: Region,
     pub(crate) layout: Layout,
+    /// Where the index and the records begin, in words: what every lookup needs of the layout.
+    index_at: usize,
+    records_at: usize,
+    index_words: usize,
     hasher: Hasher<K>,
     domain: Arc<Quiescence>,
     limit: AtomicU64,
@@ -137,11 +141,14 @@ impl<const K: usize, const W: usize> Table<K, W> {
             assert!(
                 K >= 1 && W >= K + 2,
                 "a record holds a key, a state word and some payload"
-            )
+            );
         };
         Self {
             region,
             layout,
+            index_at: layout.index_at(),
+            records_at: layout.records_at(),
+            index_words: layout.buckets as usize * LINE_WORDS,
             hasher: Hasher::new(layout.seed),
             domain: Arc::clone(domain),
             limit: AtomicU64::new(layout.capacity),
@@ -256,7 +263,7 @@ impl<const K: usize, const W: usize> Table<K, W> {
     /// If `flow` is of a larger table.
     #[inline]
     pub fn record(&self, flow: FlowRef) -> Record<'_, K, W> {
-        let at = self.layout.records_at() + flow.index() as usize * W;
+        let at = self.records_at + flow.index() as usize * W;
         let words = self.region.words()[at..]
             .first_chunk()
             .expect("the flow is of this table");
@@ -300,7 +307,7 @@ impl<const K: usize, const W: usize> Table<K, W> {
     /// Words in the region for the user, zero in a new table and kept across adoption: the place for generations that
     /// flows are stamped against.
     pub fn user_area(&self) -> &[AtomicU64] {
-        &self.region.words()[self.layout.user_at()..][..self.layout.user_words as usize]
+        &self.region.words()[HEADER_WORDS..][..self.layout.user_words as usize]
     }
 
     /// Connections the table was made for.
@@ -366,8 +373,7 @@ impl<const K: usize, const W: usize> Table<K, W> {
     }
 
     pub(crate) fn index(&self) -> Index<'_> {
-        let words = self.layout.buckets as usize * LINE_WORDS;
-        Index::new(&self.region.words()[self.layout.index_at()..][..words])
+        Index::new(&self.region.words()[self.index_at..][..self.index_words])
     }
 
     pub(crate) fn records(&self, slot: u32) -> [Record<'_, K, W>; 2] {

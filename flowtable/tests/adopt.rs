@@ -1,5 +1,6 @@
 //! A successor takes over the table of a process that was killed.
 #![cfg(not(loom))]
+#![allow(clippy::unwrap_used)] // a test, outside `#[test]` functions too
 
 use std::{
     fs::File,
@@ -11,8 +12,8 @@ use std::{
 };
 
 use flowtable::{
-    AdoptError, Config, Decision, Direction, LayoutError, Memory, Quiescence, Refused, Share, TableV4,
-    TableV6,
+    AdoptError, Config, Decision, Direction, FlowRef, LayoutError, Memory, Quiescence, Refused, Share,
+    TableV4, TableV6,
 };
 
 const CONFIG: Config = Config {
@@ -113,7 +114,7 @@ fn live_flows_survive_a_killed_process() {
         assert_eq!(flow.is_some(), n % 3 != 2 && n != 0, "connection {n}");
         assert_eq!(
             table.lookup(&reply_key(n), table.hash(&reply_key(n))),
-            flow.map(|flow| flow.peer())
+            flow.map(FlowRef::peer)
         );
         if let Some(flow) = flow {
             let (there, back) = (table.read(flow).unwrap(), table.read(flow.peer()).unwrap());

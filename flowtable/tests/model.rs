@@ -1,5 +1,6 @@
 //! The table against a `HashMap`: whatever is done in whatever order, both hold the same connections.
 #![cfg(not(loom))]
+#![allow(clippy::unwrap_used)] // a test, outside `#[test]` functions too
 
 use std::collections::HashMap;
 
