@@ -1,8 +1,10 @@
 //! Ringway's one command: `cargo xtask test` and `cargo xtask demo`.
 
 mod check;
+mod demo;
 mod libtest;
 mod tally;
+mod traffic;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,11 +19,27 @@ enum Command {
     ///
     /// `RINGWAY_REQUIRE=root,afxdp` makes a skip for want of one of these a failure.
     Test(check::Options),
+    /// The main job: two nodes in network namespaces, real sockets through them, who reached whom and why not.
+    ///
+    /// As root it starts the lab; otherwise it replays the captures of examples/two-nodes. The last line says
+    /// `demo: passed` or `demo: failed: WHAT`.
+    Demo(demo::Options),
+    /// Sockets of the demo
+    #[command(subcommand, hide = true)]
+    Traffic(traffic::Traffic),
 }
 
 fn main() -> ExitCode {
     match Command::parse() {
         Command::Test(options) => check::run(&options),
+        Command::Demo(options) => demo::run(&options),
+        Command::Traffic(role) => match traffic::run(&role) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("traffic: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 

@@ -17,7 +17,7 @@ use super::record::{Made, Record};
 
 /// How long the daemons of the lab may take until every port is live.
 const READY_PATIENCE: Duration = Duration::from_secs(20);
-/// Connections of each node's flow table: a lab is small.
+/// Connections of each node in each family: a lab is small.
 const CONNECTIONS: u32 = 65_536;
 /// Longest path of a Unix socket, less the final zero.
 const SOCKET_PATH_MAX: usize = 107;
@@ -61,7 +61,7 @@ pub(crate) struct Files {
     pub(crate) status_socket: PathBuf,
     pub(crate) configuration: PathBuf,
     pub(crate) bpffs: PathBuf,
-    pub(crate) flow_table: PathBuf,
+    pub(crate) flow_tables: PathBuf,
     pub(crate) fastpath_log: PathBuf,
     pub(crate) control_log: PathBuf,
 }
@@ -74,7 +74,7 @@ impl Files {
             status_socket: directory.join("status.sock"),
             configuration: directory.join("fastpath.toml"),
             bpffs: directory.join("bpf"),
-            flow_table: directory.join("flows"),
+            flow_tables: directory.join("flows"),
             fastpath_log: directory.join("fastpath.log"),
             control_log: directory.join("control.log"),
             directory,
@@ -145,16 +145,17 @@ fn configuration(plan: &Plan, number: usize, files: &Files) -> Result<String> {
     Ok(format!(
         "[node]\nname = {}\n\n\
          [sockets]\nfastpath = {}\nstatus = {}\n\n\
-         [ports]\nuplinks = [\"{ETH0}\"]\n\n\
+         [ports]\nuplinks = [\"{ETH0}\"]\nhost_queues = {}\n\n\
          [workers]\ncount = {workers}\ncpus = [{}]\n\n\
          [bpf]\nbpffs = {}\n\n\
-         [flow_table]\npath = {}\nconnections = {CONNECTIONS}\n",
+         [flow_table]\ndirectory = {}\nconnections_v4 = {CONNECTIONS}\nconnections_v6 = {CONNECTIONS}\n",
         quoted(Path::new(&node.name))?,
         quoted(&files.fastpath_socket)?,
         quoted(&files.status_socket)?,
+        plan.queues,
         processors.join(", "),
         quoted(&files.bpffs)?,
-        quoted(&files.flow_table)?,
+        quoted(&files.flow_tables)?,
     ))
 }
 
