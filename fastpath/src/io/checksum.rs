@@ -1,6 +1,63 @@
-//! Completing a partial transport checksum in software, for ports that send without the kernel's help.
+//! Partial transport checksums: finding them, and completing them in software for ports that send without the kernel's help.
 
 use super::{Checksum, Frame, Memory};
+
+/// What the checksum field of an Ethernet frame with TCP or UDP holds: packets from a pod's own sockets, and from those of other
+/// nodes' pods over virtual links, come with the pseudo-header's sum alone.
+///
+/// A full checksum that happens to equal that sum is taken for a partial one; completing it gives the same value again.
+/// Fragments, extension headers and other protocols are [`Checksum::Full`], as nothing is known of them.
+pub fn detect(frame: &[u8]) -> Checksum {
+    detect_partial(frame).unwrap_or(Checksum::Full)
+}
+
+fn detect_partial(frame: &[u8]) -> Option<Checksum> {
+    const ETHERNET: usize = 14;
+    let word = |at: usize| {
+        frame
+            .get(at..at + 2)
+            .map(|bytes| u64::from(u16::from_be_bytes([bytes[0], bytes[1]])))
+    };
+    let (protocol, addresses, start, l4_len) = match frame.get(12..14)? {
+        [0x08, 0x00] => {
+            let (head, fragment) = (*frame.get(ETHERNET)?, word(ETHERNET + 6)?);
+            let header_len = usize::from(head & 0xf) * 4;
+            if head >> 4 != 4 || fragment & 0x3fff != 0 {
+                return None;
+            }
+            let l4_len = word(ETHERNET + 2)?.checked_sub(header_len as u64)?;
+            (
+                *frame.get(ETHERNET + 9)?,
+                ETHERNET + 12..ETHERNET + 20,
+                ETHERNET + header_len,
+                l4_len,
+            )
+        }
+        [0x86, 0xdd] => (
+            *frame.get(ETHERNET + 6)?,
+            ETHERNET + 8..ETHERNET + 40,
+            ETHERNET + 40,
+            word(ETHERNET + 4)?,
+        ),
+        _ => return None,
+    };
+    let offset = match protocol {
+        6 => 16,
+        17 => 6,
+        _ => return None,
+    };
+    let field = word(start + offset)?;
+    let (words, _) = frame.get(addresses)?.as_chunks::<2>();
+    let sum = words
+        .iter()
+        .map(|word| u64::from(u16::from_be_bytes(*word)))
+        .sum::<u64>();
+    let is_partial = u64::from(fold(sum + l4_len + u64::from(protocol))) == field;
+    is_partial.then_some(Checksum::Partial {
+        start: start as u16,
+        offset: offset as u16,
+    })
+}
 
 /// Completes a [`Checksum::Partial`] and marks the frame [`Checksum::Full`]. Chains are summed whole.
 ///
@@ -45,6 +102,10 @@ fn sum_from(memory: &Memory, frame: &Frame, start: usize) -> u16 {
             (sum, odd) = (sum + (u64::from(*last) << 8), true);
         }
     }
+    fold(sum)
+}
+
+fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -83,15 +144,25 @@ mod tests {
             // An odd place for the first segment's end.
             let mut frame = memory.allocate_copy(&partial[..partial.len().min(61)]).unwrap();
             assert!(memory.append(&mut frame, &partial[partial.len().min(61)..]));
-            frame.checksum = Checksum::Partial {
-                start: 34,
-                offset: 16,
-            };
+            assert_eq!(detect(&whole), Checksum::Full);
+            frame.checksum = detect(&partial);
             assert!(complete(&mut memory, &mut frame));
             assert_eq!(memory.to_vec(&frame), whole, "payload of {len}");
             assert_eq!(frame.checksum, Checksum::Full);
             memory.release(frame);
         }
+    }
+
+    #[test]
+    fn a_partial_udp_checksum_over_ipv6_is_found_and_every_cut_of_it_is_survived() {
+        let mut packet = Vec::new();
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6([0xfd; 16], [0xfe; 16], 64);
+        builder.udp(53, 4000).write(&mut packet, &[7; 20]).unwrap();
+        assert_eq!(detect(&packet), Checksum::Full);
+        let sum = fold(8 * 0xfdfd + 8 * 0xfefe + 17 + 28);
+        packet[60..62].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!(detect(&packet), Checksum::Partial { start: 54, offset: 6 });
+        (0..62).for_each(|len| assert_eq!(detect(&packet[..len]), Checksum::Full));
     }
 
     #[test]

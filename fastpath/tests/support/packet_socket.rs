@@ -56,9 +56,14 @@ impl PacketSocket {
     }
 
     pub fn send(&self, frame: &[u8]) {
+        assert!(self.try_send(frame), "{}", io::Error::last_os_error());
+    }
+
+    /// `false` when the interface is down or gone.
+    pub fn try_send(&self, frame: &[u8]) -> bool {
         // SAFETY: `frame` is readable for its length.
         let sent = unsafe { libc::send(self.fd.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
-        assert_eq!(sent, frame.len() as isize, "{}", io::Error::last_os_error());
+        sent == frame.len() as isize
     }
 
     /// The next frame that came in, `None` after `timeout`.

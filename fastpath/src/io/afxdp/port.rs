@@ -11,13 +11,15 @@ use super::{
 };
 use crate::io::{Capabilities, Checksum, Frame, Memory, PacketIo, checksum, memory::METADATA_LEN};
 
-/// Sizes of a port's rings. Powers of two.
+/// A port's rings, whose sizes are powers of two, and what comes into them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AfxdpOptions {
     /// Slots of the RX ring, and of the fill ring.
     pub rx_slots: u32,
     /// Slots of the TX ring, and of the completion ring.
     pub tx_slots: u32,
+    /// Packets may come with partial checksums: from a veth, not from a NIC.
+    pub partial_checksums: bool,
 }
 
 impl Default for AfxdpOptions {
@@ -25,6 +27,7 @@ impl Default for AfxdpOptions {
         Self {
             rx_slots: 1024,
             tx_slots: 1024,
+            partial_checksums: true,
         }
     }
 }
@@ -65,6 +68,7 @@ pub struct AfxdpPort {
     unsent: bool,
     liveness: Liveness,
     tx_metadata: bool,
+    detect_partial: bool,
     mode: Mode,
     frame_len_max: u32,
     refused: u64,
@@ -153,6 +157,7 @@ impl AfxdpPort {
             unsent: false,
             liveness: Liveness::Up,
             tx_metadata,
+            detect_partial: options.partial_checksums,
             mode,
             frame_len_max: mtu + ETHERNET_HEADER_LEN as u32,
             refused: 0,
@@ -416,7 +421,11 @@ impl PacketIo for AfxdpPort {
             let Some(count) = self.packet_descriptors(taken) else {
                 break;
             };
-            into.push(self.assemble(memory, taken, count));
+            let mut frame = self.assemble(memory, taken, count);
+            if self.detect_partial {
+                frame.checksum = checksum::detect(memory.bytes(&frame));
+            }
+            into.push(frame);
             taken += count;
             received += 1;
         }

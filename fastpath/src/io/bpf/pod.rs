@@ -34,7 +34,7 @@ impl PodProgram {
             "ringway_pod",
         )
         .map_err(failed("make an XSKMAP"))?;
-        let program = sys::load_xdp(&program(map.as_fd()), c"Dual BSD/GPL", "ringway_pod")
+        let program = sys::load_xdp(&program(map.as_fd()), c"Apache-2.0", "ringway_pod")
             .map_err(failed("load the XDP program"))?;
         let link = attach::attach(program.as_fd(), interface)?;
         Ok(Self {

@@ -11,9 +11,11 @@ const MAP_CREATE: c_long = 0;
 const MAP_LOOKUP_ELEM: c_long = 1;
 const MAP_UPDATE_ELEM: c_long = 2;
 const MAP_DELETE_ELEM: c_long = 3;
+const MAP_GET_NEXT_KEY: c_long = 4;
 const PROG_LOAD: c_long = 5;
 const OBJ_PIN: c_long = 6;
 const OBJ_GET: c_long = 7;
+const OBJ_GET_INFO_BY_FD: c_long = 15;
 const LINK_CREATE: c_long = 28;
 const LINK_UPDATE: c_long = 29;
 
@@ -24,6 +26,9 @@ pub(super) const ATTACH_XDP: u32 = 37;
 pub(super) const PROG_XDP_HAS_FRAGS: u32 = 1 << 5;
 /// Attach in the driver, not on the generic path, which would see segmented super-packets.
 pub(super) const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+
+/// Tries again of a load that a pending signal interrupted.
+pub(super) const LOAD_RETRIES: usize = 10;
 
 /// One instruction: the kernel's `bpf_insn`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +62,7 @@ attributes! {
     ProgLoad { prog_type: u32, instruction_count: u32, instructions: u64, license: u64, log_level: u32, log_size: u32,
         log: u64, kernel_version: u32, flags: u32, name: [u8; 16], interface: u32, attach_type: u32 }
     Object { path: u64, fd: u32, file_flags: u32 }
+    Info { fd: u32, info_len: u32, info: u64 }
     LinkCreate { program: u32, interface: u32, attach_type: u32, flags: u32 }
     LinkUpdate { link: u32, program: u32, flags: u32, old_program: u32 }
 }
@@ -160,6 +166,25 @@ impl Map {
         }
     }
 
+    /// All keys, as they are while nobody else changes the map.
+    pub(super) fn keys(&self) -> io::Result<Vec<Vec<u8>>> {
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        loop {
+            let mut next = vec![0; self.key_size];
+            let mut attribute = MapElement {
+                map: raw(self.fd()),
+                key: keys.last().map_or(0, |key| key.as_ptr() as u64),
+                value: next.as_mut_ptr() as u64,
+                ..MapElement::default()
+            };
+            match bpf(MAP_GET_NEXT_KEY, &mut attribute) {
+                Ok(_) => keys.push(next),
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(keys),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Fills `value`; for a per-CPU map the values of all possible CPUs, each rounded up to 8 bytes.
     pub(super) fn lookup(&self, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
         assert_eq!(key.len(), self.key_size);
@@ -189,7 +214,17 @@ pub(super) fn load_xdp(instructions: &[Instruction], license: &CStr, name: &str)
         attach_type: ATTACH_XDP,
         ..ProgLoad::default()
     };
-    bpf_fd(PROG_LOAD, &mut attribute)
+    let mut result = bpf_fd(PROG_LOAD, &mut attribute);
+    for _ in 0..LOAD_RETRIES {
+        if !result
+            .as_ref()
+            .is_err_and(|error| error.raw_os_error() == Some(libc::EAGAIN))
+        {
+            break;
+        }
+        result = bpf_fd(PROG_LOAD, &mut attribute);
+    }
+    result
 }
 
 /// Attaches a program to an interface's driver; it stays until the last descriptor or pin of the link goes.
@@ -234,4 +269,27 @@ pub(super) fn pinned(path: &CStr) -> io::Result<Option<OwnedFd>> {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         result => result.map(Some),
     }
+}
+
+/// Index of the interface that an XDP link is on, 0 when it is gone.
+pub(super) fn link_interface(link: &OwnedFd) -> io::Result<u32> {
+    // type, id, program id, padding, interface: the start of the kernel's `bpf_link_info`.
+    info::<5>(link).map(|words| words[4])
+}
+
+/// Sizes of a map's keys and values.
+pub(super) fn map_sizes(map: &OwnedFd) -> io::Result<(usize, usize)> {
+    // type, id, key size, value size: the start of the kernel's `bpf_map_info`.
+    info::<4>(map).map(|words| (words[2] as usize, words[3] as usize))
+}
+
+fn info<const N: usize>(object: &OwnedFd) -> io::Result<[u32; N]> {
+    let mut words = [0_u32; N];
+    let mut attribute = Info {
+        fd: object.as_raw_fd().cast_unsigned(),
+        info_len: size_of_val(&words) as u32,
+        info: words.as_mut_ptr() as u64,
+    };
+    bpf(OBJ_GET_INFO_BY_FD, &mut attribute)?;
+    Ok(words)
 }
