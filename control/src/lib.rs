@@ -3,9 +3,13 @@
 //! The path of a change is a row of pure functions with I/O at both ends:
 //! [`source`] → [`object::Objects`] → [`resolve`] → [`contract::proto::State`] → [`diff`] → [`push`].
 
+pub mod assignment_file;
+pub mod cni;
+pub mod daemon;
 pub mod diff;
 pub mod ipam;
 pub mod object;
 pub mod push;
 pub mod resolve;
 pub mod source;
+pub mod status;

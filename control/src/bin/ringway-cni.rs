@@ -1,3 +1,31 @@
 //! The CNI plugin.
 
-fn main() {}
+use std::io::{Read, Write};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let command = std::env::var("CNI_COMMAND").ok();
+    let mut input = Vec::new();
+    // Without a command nobody feeds us a configuration: a person at a terminal must not wait for one.
+    if command.is_some()
+        && let Err(error) = std::io::stdin()
+            .lock()
+            .take(INPUT_LEN_MAX)
+            .read_to_end(&mut input)
+    {
+        eprintln!("ringway-cni: reading the network configuration: {error}");
+    }
+    let answer = control::cni::answer(command.as_deref(), &String::from_utf8_lossy(&input));
+    if let Err(error) = writeln!(std::io::stdout(), "{:#}", answer.body) {
+        eprintln!("ringway-cni: {error}");
+        return ExitCode::FAILURE;
+    }
+    if answer.success {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Far beyond any network configuration, in bytes.
+const INPUT_LEN_MAX: u64 = 1 << 20;

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RemoveKind, RenameMode};
+use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RenameMode};
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -22,6 +22,10 @@ pub struct Watch {
     directories: BTreeSet<PathBuf>,
     /// Those of `directories` that are not watched right now.
     lost: BTreeSet<PathBuf>,
+    /// Manifests that someone has open for writing.
+    unfinished: BTreeSet<PathBuf>,
+    /// When the first change came that is not told yet.
+    pending_since: Option<Instant>,
 }
 
 impl Watch {
@@ -34,11 +38,14 @@ impl Watch {
         })
         .map_err(io::Error::other)?;
         let directories: BTreeSet<PathBuf> = paths.iter().map(|path| directory_of(path.as_ref())).collect();
+        let lost = directories.clone();
         let mut watch = Self {
             watcher,
             events,
-            lost: directories.clone(),
             directories,
+            lost,
+            unfinished: BTreeSet::new(),
+            pending_since: None,
         };
         watch.find_lost();
         match watch.lost.first() {
@@ -51,43 +58,42 @@ impl Watch {
     }
 
     /// Waits until something changed and whoever did it is done. Never resolves if nothing changes.
+    ///
+    /// May be dropped and called again: a change that was seen half way is told by the next call.
     pub async fn changed(&mut self) {
-        let mut unfinished = BTreeSet::new();
-        // Wait for the first event that matters.
         loop {
-            if self.lost.is_empty() {
-                let Some(event) = self.events.recv().await else {
-                    return std::future::pending().await;
-                };
-                if self.matters(event, &mut unfinished) {
-                    break;
-                }
-            } else {
-                tokio::time::sleep(LOST_PAUSE).await;
-                if self.find_lost() {
-                    break;
-                }
-            }
-        }
-        // Then for those that belong to it.
-        let latest = Instant::now() + UNFINISHED_MAX;
-        loop {
-            let until = if unfinished.is_empty() {
-                latest.min(Instant::now() + QUIET)
-            } else {
-                latest
+            let now = Instant::now();
+            let until = match self.pending_since {
+                Some(since) if self.unfinished.is_empty() => (now + QUIET).min(since + UNFINISHED_MAX),
+                Some(since) => since + UNFINISHED_MAX,
+                None if self.lost.is_empty() => now + IDLE,
+                None => now + LOST_PAUSE,
             };
             match tokio::time::timeout_at(until, self.events.recv()).await {
                 Ok(Some(event)) => {
-                    self.matters(event, &mut unfinished);
+                    if self.matters(event) && self.pending_since.is_none() {
+                        self.pending_since = Some(now);
+                    }
                 }
-                Ok(None) | Err(_) => return,
+                // The watcher is ours, so its end of the channel lives as long as we do.
+                Ok(None) => return std::future::pending().await,
+                Err(_) if self.pending_since.is_some() => {
+                    self.pending_since = None;
+                    self.unfinished.clear();
+                    self.find_lost();
+                    return;
+                }
+                Err(_) => {
+                    if self.find_lost() {
+                        return;
+                    }
+                }
             }
         }
     }
 
     /// Whether an event may change what is read; keeps the list of files that are being written.
-    fn matters(&mut self, event: notify::Result<Event>, unfinished: &mut BTreeSet<PathBuf>) -> bool {
+    fn matters(&mut self, event: notify::Result<Event>) -> bool {
         // An error means that events were lost: look.
         let Ok(event) = event else { return true };
         match event.kind {
@@ -96,23 +102,21 @@ impl Watch {
                     .paths
                     .into_iter()
                     .filter(|path| super::directory::is_manifest(path));
-                unfinished.extend(manifests);
+                self.unfinished.extend(manifests);
                 true
             }
             EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
-                event.paths.iter().for_each(|path| drop(unfinished.take(path)));
+                self.unfinished.retain(|path| !event.paths.contains(path));
                 true
             }
             EventKind::Access(_) => event.need_rescan(),
             kind => {
                 let gone = matches!(
                     kind,
-                    EventKind::Remove(RemoveKind::Folder)
-                        | EventKind::Modify(ModifyKind::Name(RenameMode::From))
-                        | EventKind::Remove(_)
+                    EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From))
                 );
                 for path in &event.paths {
-                    unfinished.remove(path);
+                    self.unfinished.remove(path);
                     if gone && self.directories.contains(path) {
                         self.lost.insert(path.clone());
                     }
@@ -155,6 +159,8 @@ fn directory_of(path: &Path) -> PathBuf {
 const QUIET: Duration = Duration::from_millis(5);
 /// Longest wait for a file that is being written.
 const UNFINISHED_MAX: Duration = Duration::from_millis(500);
+/// Nothing is expected: a bound for the timer, no more.
+const IDLE: Duration = Duration::from_hours(1);
 /// Between attempts to find a directory that is gone.
 const LOST_PAUSE: Duration = Duration::from_millis(250);
 
@@ -178,13 +184,27 @@ mod tests {
         let early = timeout(UNFINISHED_MAX / 4, watch.changed()).await;
         assert!(early.is_err(), "told while the file was open for writing");
         drop(file);
-        // The first call was dropped half way; what it saw is gone, the close is still to come.
+        // The first call was dropped half way; the next tells what it saw.
         timeout(PATIENCE, watch.changed()).await.unwrap();
         fs::rename(&path, directory.path().join("b.yaml")).unwrap();
         timeout(PATIENCE, watch.changed()).await.unwrap();
         // Reading is no change.
         fs::read(directory.path().join("b.yaml")).unwrap();
         assert!(timeout(Duration::from_millis(50), watch.changed()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_change_seen_half_way_is_not_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut watch = Watch::start(&[directory.path()]).unwrap();
+        fs::write(directory.path().join("a.yaml"), "x").unwrap();
+        let patience = Instant::now() + PATIENCE;
+        // Each call is dropped well within the quiet time that it waits for.
+        while watch.pending_since.is_none() {
+            assert!(Instant::now() < patience, "the change was never seen");
+            let _ = timeout(QUIET / 5, watch.changed()).await;
+        }
+        timeout(PATIENCE, watch.changed()).await.unwrap();
     }
 
     #[tokio::test]
