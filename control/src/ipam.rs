@@ -69,25 +69,22 @@ impl Assignments {
 }
 
 /// The tunnel address of a node without an annotation: the first address of its first range of the family, past the
-/// network address, that no object says belongs to a pod. Every node computes the same.
-pub fn tunnel_address(objects: &Objects, node: &Node, v4: bool) -> Option<IpAddr> {
+/// network address, that no object says belongs to a pod ([`claimed`]). Every node computes the same.
+pub fn tunnel_address(claimed: &BTreeSet<IpAddr>, node: &Node, v4: bool) -> Option<IpAddr> {
     let range = node.pod_cidrs.iter().find(|range| range.addr().is_ipv4() == v4)?;
-    let written: BTreeSet<IpAddr> = objects
-        .pods
-        .values()
-        .filter(|pod| !pod.is_finished())
-        .flat_map(|pod| pod.addresses.iter().copied())
-        .filter(|address| range.contains(address))
-        .collect();
-    Usable::of(*range).find(|address| !written.contains(address))
+    Usable::of(*range).find(|address| !claimed.contains(address))
+}
+
+/// The addresses that objects say belong to pods.
+pub fn claimed(objects: &Objects) -> BTreeSet<IpAddr> {
+    let pods = objects.pods.values().filter(|pod| !pod.is_finished());
+    pods.flat_map(|pod| pod.addresses.iter().copied()).collect()
 }
 
 /// Gives an address of each family to every pod that needs one; keeps `previous` where it still fits.
 pub fn assign(objects: &Objects, previous: &Assignments) -> Result<Assignments, IpamError> {
-    let mut taken: BTreeSet<IpAddr> = BTreeSet::new();
-    for pod in objects.pods.values().filter(|pod| !pod.is_finished()) {
-        taken.extend(&pod.addresses);
-    }
+    let claimed = claimed(objects);
+    let mut taken = claimed.clone();
     let needy: Vec<(&ObjectName, &Node)> = objects
         .pods
         .iter()
@@ -99,7 +96,7 @@ pub fn assign(objects: &Objects, previous: &Assignments) -> Result<Assignments, 
         taken.extend(
             [true, false]
                 .into_iter()
-                .filter_map(|v4| tunnel_address(objects, node, v4)),
+                .filter_map(|v4| tunnel_address(&claimed, node, v4)),
         );
     }
     let mut assigned = Assignments::default();

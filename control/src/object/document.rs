@@ -450,4 +450,11 @@ mod tests {
         assert_eq!(names(&entries), ["3: Namespace a"]);
         assert_eq!(errors.len(), 2, "{errors:?}");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "(\\PC|[\n\t:\\-{}\\[\\],\"'#&*!|>]|kind: |apiVersion: v1\n|---\n|items:\n){0,60}", json: bool) {
+            read_text(if json { "x.json" } else { "x.yaml" }, &text);
+        }
+    }
 }

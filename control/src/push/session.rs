@@ -32,17 +32,16 @@ impl<E: std::error::Error> std::convert::From<E> for Ended {
 }
 
 /// What fastpath has of us.
+#[derive(Default)]
 struct Progress {
-    /// The state in force as far as this connection knows; none before the first snapshot is applied.
-    in_force: Option<proto::State>,
+    /// The version in force as far as this connection knows; none before the first snapshot is applied.
+    in_force: Option<(u64, Arc<proto::State>)>,
     /// Sent, not answered yet.
-    on_its_way: Option<proto::State>,
+    on_its_way: Option<(u64, Arc<proto::State>)>,
     /// What was refused last, as it was desired, so that it is not sent again.
     refused: Option<Arc<proto::State>>,
     /// The last answer was a demand for a snapshot, and this is its successor.
     resyncing: bool,
-    /// What is on its way, as it was desired.
-    wanted: Arc<proto::State>,
 }
 
 /// Connects and pushes until something ends it.
@@ -108,14 +107,7 @@ async fn try_run(
     )
     .await?;
 
-    let wanted = desired.borrow_and_update().clone();
-    let mut progress = Progress {
-        in_force: None,
-        on_its_way: None,
-        refused: None,
-        resyncing: false,
-        wanted,
-    };
+    let mut progress = Progress::default();
     loop {
         if progress.on_its_way.is_none() {
             progress.send_next(&mut writer, desired, version).await?;
@@ -143,28 +135,31 @@ impl Progress {
         {
             return Ok(());
         }
-        let next = proto::State {
-            version: *version + 1,
-            ..(*wanted).clone()
-        };
+        let next = *version + 1;
         let body = match &self.in_force {
-            None => To::Snapshot(next.clone()),
-            Some(in_force) => {
-                let delta = diff::delta(in_force, &next);
-                if delta.changes.is_empty() {
+            None => To::Snapshot(proto::State {
+                version: next,
+                ..(*wanted).clone()
+            }),
+            Some((base_version, in_force)) => {
+                let changes = diff::delta(in_force, &wanted).changes;
+                if changes.is_empty() {
                     return Ok(());
                 }
-                To::Delta(delta)
+                To::Delta(proto::Delta {
+                    base_version: *base_version,
+                    version: next,
+                    changes,
+                })
             }
         };
-        *version += 1;
-        self.wanted = wanted;
-        self.on_its_way = Some(next);
+        *version = next;
+        self.on_its_way = Some((next, wanted));
         send(writer, body).await
     }
 
     async fn answer(&mut self, message: From, reports: &mpsc::Sender<Report>) -> Result<(), Ended> {
-        let pending = self.on_its_way.as_ref().map(|state| state.version);
+        let pending = self.on_its_way.as_ref().map(|(version, _)| *version);
         match message {
             From::Applied(applied) if Some(applied.version) == pending => {
                 self.in_force = self.on_its_way.take();
@@ -173,8 +168,7 @@ impl Progress {
                 tell(reports, Report::Applied(applied)).await
             }
             From::Refused(refused) if Some(refused.version) == pending => {
-                self.on_its_way = None;
-                self.refused = Some(Arc::clone(&self.wanted));
+                self.refused = self.on_its_way.take().map(|(_, state)| state);
                 self.resyncing = false;
                 tell(reports, Report::Refused(refused)).await
             }

@@ -57,6 +57,12 @@ impl<'a> Cluster<'a> {
                     subject()
                 ));
             }
+            if pod.node.is_none() && !pod.addresses.is_empty() {
+                warnings.push(format!(
+                    "{}: it has no spec.nodeName; nothing is routed to this pod",
+                    subject()
+                ));
+            }
             let addresses = if !pod.addresses.is_empty() {
                 pod.addresses.clone()
             } else if !pod.host_network {

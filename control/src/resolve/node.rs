@@ -97,6 +97,10 @@ pub(super) fn views(
         .map(|(tunnel, v4)| overhead(*tunnel, *v4))
         .max()
         .unwrap_or(0);
+    let claimed = match options.mode {
+        Mode::Replay => std::collections::BTreeSet::new(),
+        Mode::Live => ipam::claimed(objects),
+    };
     let mut views = Vec::new();
     for node in objects.nodes.values() {
         let name = &node.meta.name.name;
@@ -118,7 +122,7 @@ pub(super) fn views(
             };
             let address = annotated.or_else(|| match options.mode {
                 Mode::Replay => None,
-                Mode::Live => ipam::tunnel_address(objects, node, is_v4),
+                Mode::Live => ipam::tunnel_address(&claimed, node, is_v4),
             });
             let mac = (tunnel == Tunnel::Vxlan).then(|| naming::vxlan_mac(node, is_v4));
             tunnels.push(TunnelView {

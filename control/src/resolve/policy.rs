@@ -34,11 +34,16 @@ pub(super) fn policies<'a>(cluster: &Cluster<'a>, node: &str) -> Policies<'a> {
     };
     let mut policies = Vec::new();
     let mut attachments: BTreeMap<&ObjectName, Attachments> = BTreeMap::new();
+    // Few pods are local, however many there are elsewhere.
+    let mut local: BTreeMap<&str, Vec<&LivePod<'_>>> = BTreeMap::new();
+    for pod in cluster.local_pods(node) {
+        local.entry(&pod.name().namespace).or_default().push(pod);
+    }
     // In name order, and so are the policies of each attachment.
     for (name, policy) in &cluster.objects.network_policies {
-        let selected: Vec<&LivePod<'_>> = cluster
-            .select_in(&name.namespace, Some(&policy.pod_selector))
-            .filter(|pod| pod.is_on(node))
+        let pods = local.get(name.namespace.as_str()).into_iter().flatten();
+        let selected: Vec<_> = pods
+            .filter(|pod| policy.pod_selector.matches(&pod.pod.meta.labels))
             .collect();
         if selected.is_empty() {
             continue;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Bound;
 
 use contract::proto;
 use ipnet::IpNet;
@@ -51,11 +52,13 @@ impl Pools {
 
     /// The pools inside `range` and smaller than it.
     pub(super) fn inside(&self, range: IpNet) -> impl Iterator<Item = (IpNet, Pool)> {
-        let smaller = move |net: &IpNet| range.contains(net) && *net != range;
-        self.by_prefix
-            .iter()
-            .filter(move |(net, _)| smaller(net))
-            .map(|(net, pool)| (*net, *pool))
+        // In order of address, then length: what lies inside follows the range itself.
+        let after = (Bound::Excluded(range), Bound::Unbounded);
+        let inside = self
+            .by_prefix
+            .range(after)
+            .take_while(move |(net, _)| range.contains(*net));
+        inside.map(|(net, pool)| (*net, *pool))
     }
 
     /// Tunnel kinds in use, with whether the inside is IPv4.

@@ -75,8 +75,12 @@ pub(super) fn ports(
 }
 
 pub(super) fn views(cluster: &Cluster<'_>, nodes: &[NodeView], assignments: &Assignments) -> Vec<PodView> {
+    let mtus: BTreeMap<&str, u32> = nodes
+        .iter()
+        .map(|node| (node.name.as_str(), node.pod_mtu))
+        .collect();
     let view = |pod: &super::cluster::LivePod<'_>| {
-        let node = nodes.iter().find(|node| pod.is_on(&node.name));
+        let mtu = pod.pod.node.as_deref().and_then(|node| mtus.get(node));
         PodView {
             name: pod.name().clone(),
             node: pod.pod.node.clone(),
@@ -84,7 +88,7 @@ pub(super) fn views(cluster: &Cluster<'_>, nodes: &[NodeView], assignments: &Ass
             host_network: pod.pod.host_network,
             interface: naming::interface(pod.name()),
             mac: naming::pod_mac(pod.pod, &pod.addresses),
-            mtu: node.map_or(1500, |node| node.pod_mtu),
+            mtu: mtu.copied().unwrap_or(1500),
             assigned: !assignments.addresses(pod.name()).is_empty(),
         }
     };

@@ -1,13 +1,13 @@
 //! Services with their backends, one entry per Service port.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use contract::proto;
 use contract::proto::BackendState;
 
 use crate::object::field::PortOrName;
-use crate::object::{EndpointSlice, Kind, ObjectName, Selector, Service, ServiceKind, ServicePort};
+use crate::object::{EndpointSlice, Kind, Labels, ObjectName, Selector, Service, ServiceKind, ServicePort};
 
 use super::cluster::{Cluster, LivePod};
 use super::{ResolveError, Subject, encode};
@@ -32,6 +32,7 @@ pub(super) fn services(
         .local_pods(node)
         .flat_map(|pod| pod.addresses.iter().copied())
         .collect();
+    let pods = ByLabel::new(cluster);
     let mut owners: BTreeMap<(IpAddr, u32, u16), &ObjectName> = BTreeMap::new();
     let mut services = BTreeMap::new();
     for (name, service) in &cluster.objects.services {
@@ -60,7 +61,7 @@ pub(super) fn services(
             }
             let backends = match slices.get(name) {
                 Some(slices) => from_slices(slices, port, node, &local),
-                None => from_selector(cluster, service, port, node),
+                None => from_selector(&pods, service, port, node),
             };
             let label = if port.name.is_empty() {
                 port.port.to_string()
@@ -149,13 +150,39 @@ fn from_slices(
     backends
 }
 
-fn from_selector(cluster: &Cluster<'_>, service: &Service, port: &ServicePort, node: &str) -> Backends {
-    let mut backends = Backends::new();
-    if service.selector.is_empty() {
-        return backends;
+/// Live pods by namespace, label and value, so that a Service looks at its own pods alone.
+struct ByLabel<'c, 'a>(HashMap<[&'a str; 3], Vec<&'c LivePod<'a>>>);
+
+impl<'c, 'a> ByLabel<'c, 'a> {
+    fn new(cluster: &'c Cluster<'a>) -> Self {
+        let mut index: HashMap<_, Vec<_>> = HashMap::new();
+        for pod in cluster.pods.values() {
+            for (key, value) in &pod.pod.meta.labels {
+                index
+                    .entry([pod.name().namespace.as_str(), key, value])
+                    .or_default()
+                    .push(pod);
+            }
+        }
+        Self(index)
     }
+
+    /// At least the pods that have all the labels: those that have the rarest.
+    fn candidates<'s>(&'s self, namespace: &'s str, labels: &'s Labels) -> &'s [&'c LivePod<'a>] {
+        let lists = labels.iter().map(|(key, value)| {
+            self.0
+                .get(&[namespace, key, value])
+                .map_or(&[][..], Vec::as_slice)
+        });
+        lists.min_by_key(|pods| pods.len()).unwrap_or_default()
+    }
+}
+
+fn from_selector(pods: &ByLabel<'_, '_>, service: &Service, port: &ServicePort, node: &str) -> Backends {
+    let mut backends = Backends::new();
     let selector = Selector::of_labels(&service.selector);
-    for pod in cluster.pods_in(&service.meta.name.namespace) {
+    // An empty selector has no candidates: it selects nothing.
+    for pod in pods.candidates(&service.meta.name.namespace, &service.selector) {
         if !selector.matches(&pod.pod.meta.labels) {
             continue;
         }
