@@ -64,6 +64,9 @@ impl Reader {
             self.skipped.insert(name, reason.trim().to_owned());
             return None;
         }
+        if BUILDING.iter().any(|word| line.trim_start().starts_with(word)) {
+            return None;
+        }
         let shown_test_passed = self
             .showing
             .as_ref()
@@ -119,6 +122,21 @@ impl Reader {
         format!("{} {test}", self.suite)
     }
 }
+
+/// How cargo's lines begin while all goes well.
+const BUILDING: &[&str] = &[
+    "Adding ",
+    "Blocking ",
+    "Building ",
+    "Checking ",
+    "Compiling ",
+    "Downloaded ",
+    "Downloading ",
+    "Finished ",
+    "Fresh ",
+    "Locking ",
+    "Updating ",
+];
 
 /// The suite that cargo announces on `line`: package and target, without the hash of the file.
 fn suite_of(line: &str) -> Option<String> {

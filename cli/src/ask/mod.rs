@@ -14,7 +14,12 @@ use fastpath::status::{Answer, Question, ask};
 #[derive(Debug, Args)]
 pub(crate) struct Target {
     /// The status socket of the fastpath to ask
-    #[arg(long, value_name = "PATH", default_value = "/run/ringway/status.sock")]
+    #[arg(
+        long,
+        env = "RINGWAY_STATUS_SOCKET",
+        value_name = "PATH",
+        default_value = "/run/ringway/status.sock"
+    )]
     socket: PathBuf,
     /// Print the answer as one JSON value
     #[arg(long)]

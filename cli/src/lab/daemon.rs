@@ -2,12 +2,12 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use fastpath::status::{Answer, Question, Status, ask};
 use nix::mount::{MsFlags, mount};
 
 use super::network::ETH0;
@@ -64,6 +64,7 @@ pub(crate) struct Files {
     pub(crate) flow_tables: PathBuf,
     pub(crate) fastpath_log: PathBuf,
     pub(crate) control_log: PathBuf,
+    control_status_socket: PathBuf,
 }
 
 impl Files {
@@ -77,6 +78,7 @@ impl Files {
             flow_tables: directory.join("flows"),
             fastpath_log: directory.join("fastpath.log"),
             control_log: directory.join("control.log"),
+            control_status_socket: directory.join("control.sock"),
             directory,
         }
     }
@@ -102,14 +104,19 @@ pub(crate) fn start(record: &mut Record, programs: &Programs) -> Result<()> {
         for state in &plan.state {
             arguments.extend([OsStr::new("--state"), state.as_os_str()]);
         }
-        arguments.extend([OsStr::new("--fastpath"), files.fastpath_socket.as_os_str()]);
+        arguments.extend([OsStr::new("--fastpath-socket"), files.fastpath_socket.as_os_str()]);
+        arguments.extend([
+            OsStr::new("--status-socket"),
+            files.control_status_socket.as_os_str(),
+        ]);
+        arguments.extend([OsStr::new("--run-dir"), files.directory.as_os_str()]);
         arguments.extend([OsStr::new("--uplink"), OsStr::new(ETH0)]);
         let control = Process::start(name, &netns, &programs.control, &arguments, &files.control_log)?;
         record.note(&Made::Process(control.clone()))?;
         started.push((files, fastpath, control));
     }
-    for (files, fastpath, control) in &started {
-        ready(files, fastpath, control)?;
+    for (node, (files, fastpath, control)) in plan.nodes.iter().zip(&started) {
+        ready(node, files, fastpath, control)?;
     }
     Ok(())
 }
@@ -166,26 +173,59 @@ fn quoted(path: &Path) -> Result<String> {
     )?)
 }
 
-/// Waits until the node's fastpath answers on its status socket, or says which daemon ended and what it said last.
-fn ready(files: &Files, fastpath: &Process, control: &Process) -> Result<()> {
+/// Waits until the node's fastpath has a state and every port of it is live, or says what is missing: a daemon that
+/// ended and its last words, or the ports.
+fn ready(node: &Node, files: &Files, fastpath: &Process, control: &Process) -> Result<()> {
     let mut ended = None;
-    let answered = wait_for(READY_PATIENCE, || {
+    let mut missing = String::new();
+    let live = wait_for(READY_PATIENCE, || {
         ended = [(fastpath, &files.fastpath_log), (control, &files.control_log)]
             .into_iter()
             .find(|(process, _)| !process.is_running());
-        ended.is_some() || UnixStream::connect(&files.status_socket).is_ok()
+        missing = match ask(&files.status_socket, &Question::Status) {
+            Ok(Answer::Status(status)) => missing_of(node, &status),
+            Ok(_) => "an answer to the question for its status".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        ended.is_some() || missing.is_empty()
     });
     if let Some((process, log)) = ended {
         bail!("{} ended; it said:\n{}", process.name, last_lines(log));
     }
-    if !answered {
+    if !live {
         bail!(
-            "{} is not ready; it said:\n{}",
+            "node {} is not ready after {} s, missing: {missing}\n{} said:\n{}\n{} said:\n{}",
+            node.name,
+            READY_PATIENCE.as_secs(),
             fastpath.name,
-            last_lines(&files.fastpath_log)
+            last_lines(&files.fastpath_log),
+            control.name,
+            last_lines(&files.control_log),
         );
     }
     Ok(())
+}
+
+/// What a node still lacks, in words; nothing when it is ready.
+fn missing_of(node: &Node, status: &Status) -> String {
+    if status.version == 0 {
+        return "a desired state".to_owned();
+    }
+    let mut wanted = vec!["host".to_owned(), "uplink".to_owned()];
+    wanted.extend(
+        node.pods
+            .iter()
+            .map(|pod| format!("pod:{}/{}", pod.namespace, pod.name)),
+    );
+    let lacking =
+        wanted
+            .into_iter()
+            .filter_map(|name| match status.ports.iter().find(|port| port.name == name) {
+                None => Some(format!("port {name}")),
+                Some(port) if !port.live => Some(format!("port {name} ({})", port.message)),
+                Some(_) => None,
+            });
+    lacking.collect::<Vec<_>>().join(", ")
 }
 
 fn last_lines(log: &Path) -> String {
@@ -193,4 +233,49 @@ fn last_lines(log: &Path) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let first = lines.len().saturating_sub(LOG_LINES_SHOWN);
     lines.get(first..).unwrap_or_default().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use fastpath::status::PortRow;
+
+    use super::*;
+    use crate::lab::plan::Pod;
+
+    #[test]
+    fn a_node_is_ready_when_every_port_is_live() {
+        let pod = Pod {
+            namespace: "default".into(),
+            name: "web".into(),
+            interface: "rw0".into(),
+            addresses: Vec::new(),
+            mac: [0; 6],
+            mtu: 1450,
+        };
+        let node = Node {
+            name: "a".into(),
+            addresses: Vec::new(),
+            mac: [0; 6],
+            mtu: 1500,
+            pod_blocks: Vec::new(),
+            vxlan_macs: [[0; 6]; 2],
+            pods: vec![pod],
+        };
+        let port = |name: &str, live| PortRow {
+            name: name.into(),
+            live,
+            ..PortRow::default()
+        };
+        let mut status = Status::default();
+        assert_eq!(missing_of(&node, &status), "a desired state");
+        status.version = 1;
+        status.ports = vec![port("host", true), port("pod:default/web", false)];
+        assert_eq!(missing_of(&node, &status), "port uplink, port pod:default/web ()");
+        status.ports = vec![
+            port("host", true),
+            port("pod:default/web", true),
+            port("uplink", true),
+        ];
+        assert_eq!(missing_of(&node, &status), "");
+    }
 }
