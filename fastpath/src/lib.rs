@@ -4,15 +4,26 @@
 //! cluster stay outside: `ringway-fastpath` feeds it from AF_XDP sockets and a Unix socket, `ringway replay` from captures.
 
 pub mod answer;
+pub mod batch;
 pub mod compile;
+pub mod conntrack;
+pub mod counters;
 pub mod daemon;
+pub mod flow;
 pub mod fragment;
+pub mod generations;
 pub mod io;
 pub mod netlink;
+pub mod observe;
+mod outbox;
 pub mod port;
 pub mod recent;
+pub mod rng;
+pub mod shared;
 pub mod snapshot;
+pub mod stage;
 pub mod status;
 pub mod table;
 pub mod underlay;
 pub mod verdict;
+pub mod worker;

@@ -90,8 +90,8 @@ reasons! {
         NotForUs = "not-for-us",
         /// An ICMP error, or a TCP segment outside the window, that belongs to no flow of ours.
         NoFlow = "no-flow",
-        /// A TCP reset outside the window of its connection (RFC 5961 section 3).
-        InvalidReset = "invalid-reset",
+        /// Another worker was deciding the flow for too long.
+        FlowBusy = "flow-busy",
         /// The frame pool was empty when a copy, fragment or answer was needed.
         NoBuffer = "no-buffer",
         /// The port went away while the frame was on its way.

@@ -1,0 +1,126 @@
+//! What all workers share: flow tables, generations, the current snapshot, and who has passed which batch.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use flowtable::{Config, CreateError, Memory, Quiescence, SnapshotCell, TableV4, TableV6};
+
+use crate::generations::Generations;
+use crate::snapshot::{Bumps, SHARDS, Snapshot};
+
+/// The tables and the cell that the workers of one process share, and their heartbeats.
+#[derive(Debug)]
+pub struct Shared {
+    v4: Arc<TableV4>,
+    v6: Arc<TableV6>,
+    snapshot: Arc<SnapshotCell<Snapshot>>,
+    quiescence: Arc<Quiescence>,
+    heartbeats: Box<[AtomicU64]>,
+}
+
+/// How large the tables are.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedConfig {
+    /// Workers, and other threads that read flows.
+    pub seats: usize,
+    /// IPv4 connections.
+    pub connections_v4: u32,
+    /// IPv6 connections.
+    pub connections_v6: u32,
+    /// Secret of the hash; given for reproducible runs.
+    pub seed: u128,
+}
+
+impl Shared {
+    /// Fresh tables, in memory of this process.
+    ///
+    /// # Errors
+    /// What the tables say: no memory, or a capacity that can't be.
+    pub fn new(config: &SharedConfig, first: Arc<Snapshot>) -> Result<Arc<Self>, CreateError> {
+        let quiescence = Quiescence::new(config.seats);
+        let table = |capacity| Config {
+            capacity,
+            seed: config.seed,
+            user_words: SHARDS,
+        };
+        let v4 = TableV4::create(table(config.connections_v4), Memory::Anonymous, &quiescence)?;
+        let v6 = TableV6::create(table(config.connections_v6), Memory::Anonymous, &quiescence)?;
+        Ok(Self::over(v4, v6, quiescence, first))
+    }
+
+    /// Over tables made (or adopted) elsewhere; both belong to `quiescence`, and `v4` has a user word for each shard. After
+    /// an adoption call [`Generations::bump_all`].
+    pub fn over(
+        v4: Arc<TableV4>,
+        v6: Arc<TableV6>,
+        quiescence: Arc<Quiescence>,
+        first: Arc<Snapshot>,
+    ) -> Arc<Self> {
+        assert!(v4.user_area().len() >= SHARDS, "a user word for each shard");
+        let snapshot = Arc::new(SnapshotCell::new(&quiescence, first));
+        let heartbeats = (0..quiescence.workers_max()).map(|_| AtomicU64::new(0)).collect();
+        Arc::new(Self {
+            v4,
+            v6,
+            snapshot,
+            quiescence,
+            heartbeats,
+        })
+    }
+
+    /// IPv4 flows.
+    pub fn v4(&self) -> &Arc<TableV4> {
+        &self.v4
+    }
+
+    /// IPv6 flows.
+    pub fn v6(&self) -> &Arc<TableV6> {
+        &self.v6
+    }
+
+    /// The workers' domain.
+    pub fn quiescence(&self) -> &Arc<Quiescence> {
+        &self.quiescence
+    }
+
+    /// The cell of snapshots.
+    pub fn snapshot(&self) -> &Arc<SnapshotCell<Snapshot>> {
+        &self.snapshot
+    }
+
+    /// The generations that flow entries are stamped with.
+    #[inline]
+    pub fn generations(&self) -> Generations<'_> {
+        Generations::over(self.v4.user_area())
+    }
+
+    /// Publishes `next` for the workers' next batches; returns its number. First half of a change.
+    pub fn publish(&self, next: Arc<Snapshot>) -> u64 {
+        self.snapshot.publish(next)
+    }
+
+    /// Second half of a change: once `published` [is visible to all](SnapshotCell::visible_to_all), outdates the entries
+    /// that depend on what changed. False, and nothing done, while some worker still uses an older snapshot.
+    pub fn outdate(&self, published: u64, changed: &Bumps) -> bool {
+        if !self.snapshot.visible_to_all(published) {
+            return false;
+        }
+        for shard in changed.iter() {
+            self.generations().bump(shard);
+        }
+        true
+    }
+
+    /// How many loops the worker in this seat has made; stands still when it hangs.
+    pub fn heartbeat(&self, seat: usize) -> u64 {
+        // Relaxed: a sign of life, nothing is ordered by it.
+        self.heartbeats.get(seat).map_or(0, |beat| beat.load(Relaxed))
+    }
+
+    pub(crate) fn beat(&self, seat: usize) {
+        if let Some(beat) = self.heartbeats.get(seat) {
+            // Relaxed load and store: written by one worker.
+            beat.store(beat.load(Relaxed).wrapping_add(1), Relaxed);
+        }
+    }
+}

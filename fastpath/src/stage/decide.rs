@@ -1,0 +1,443 @@
+//! Decide: what becomes of a flow, from its tuple alone. A function of (tuple, snapshot, random choice), so that a flow's
+//! first packet and a re-decision after a change agree.
+//!
+//! Reads the snapshot: Services, routes, policy, pools. Sets nothing. Refuses with drop `no-endpoints`, `no-such-port`,
+//! `unassigned-service-address`, `no-flow`, `no-route`, `policy-denied`.
+
+use std::net::IpAddr;
+
+use wire::IpProtocol;
+
+use super::refuse::{Answer, node_address};
+use crate::flow::{Ingress, Tuple, Zone};
+use crate::port::PortId;
+use crate::rng::Rng;
+use crate::snapshot::{
+    AdjacencyEncap, AdjacencyId, Backend, Direction, PolicyQuery, PortKind, Route, RouteTarget, RuleId,
+    Service, ServiceId, Shard, Snapshot, VipLookup,
+};
+use crate::verdict::DropReason;
+
+/// What is asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Question {
+    /// The tuple as the original direction has it on arrival.
+    pub tuple: Tuple,
+    /// The packet may open a connection: anything but a TCP segment without SYN or an echo reply.
+    pub opening: bool,
+    /// Hash of the flow, for ECMP.
+    pub hash: u64,
+    /// What an established flow is rewritten to; asked again after a change.
+    pub established: Option<Tuple>,
+}
+
+/// What becomes of a flow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    /// The tuple after rewriting, but for the source where `snat` says so.
+    pub to: Tuple,
+    /// The source that is to be put in front, if any.
+    pub snat: Option<Snat>,
+    /// Where packets of the original direction go.
+    pub exit: Exit,
+    /// Where replies go.
+    pub back: Exit,
+    /// Where replies come from.
+    pub reply_zone: Zone,
+    /// The rule that allowed it.
+    pub rule: Option<RuleId>,
+    /// What it depends on.
+    pub shards: [Shard; 4],
+}
+
+/// A source to put in front.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Snat {
+    pub address: IpAddr,
+    /// The original port is fine wherever it lies; else only in the range set aside for us.
+    pub keep_any_port: bool,
+}
+
+/// Where packets of one direction go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// By this adjacency; `None`: none known now, asked again when needed.
+    Adjacency(Option<AdjacencyId>),
+    /// To this node's kernel, unchanged.
+    Punt,
+}
+
+/// Why not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refusal {
+    pub reason: DropReason,
+    pub answer: Answer,
+    pub rule: Option<RuleId>,
+    pub service: Option<ServiceId>,
+    pub shards: [Shard; 4],
+}
+
+impl Refusal {
+    pub(crate) fn new(reason: DropReason, answer: Answer) -> Self {
+        Self {
+            reason,
+            answer,
+            rule: None,
+            service: None,
+            shards: [NO_SHARD; 4],
+        }
+    }
+}
+
+/// Stands where a flow depends on nothing.
+const NO_SHARD: Shard = Shard(0);
+
+/// Decides.
+pub(crate) fn decide(question: &Question, snapshot: &Snapshot, rng: &mut Rng) -> Result<Plan, Refusal> {
+    let Question { tuple, .. } = *question;
+    let ingress = tuple.zone.ingress();
+    let (backend, service) = backend(question, snapshot, rng)?;
+    let (dst, dport) = backend.map_or((tuple.dst, tuple.dport), |backend| {
+        (backend.address, backend.port)
+    });
+    let mut to = Tuple { dst, dport, ..tuple };
+    let route = snapshot.route(dst);
+    let source = snapshot.route(tuple.src);
+    let source_port = pod_port(ingress, snapshot);
+    let mut shards = [
+        source_port.map_or(source.shard, |port| port.policy_shard),
+        route.shard,
+        service.map_or_else(|| snapshot.vip_shard(tuple.dst), |service| service.shard),
+        route.shard,
+    ];
+    let refuse = |reason, answer, rule, shards| Refusal {
+        reason,
+        answer,
+        rule,
+        service: service.map(|service| service.id),
+        shards,
+    };
+
+    let no_route = || refuse(DropReason::NoRoute, Answer::NoRoute, None, shards);
+    let exit = exit(&route, dst, question.hash, snapshot).ok_or_else(no_route)?;
+    if service.is_none() && backend.is_none() && !may_pass_through(ingress, &route, snapshot) {
+        return Err(refuse(DropReason::NoRoute, Answer::None, None, shards));
+    }
+    if let RouteTarget::LocalPod(port) = route.target
+        && let Some(port) = snapshot.port(port)
+    {
+        shards[1] = port.policy_shard;
+    }
+    let rule = judge(&tuple, &to, source_port.map(|port| port.id), &route, snapshot)
+        .map_err(|rule| refuse(DropReason::PolicyDenied, Answer::None, rule, shards))?;
+
+    let snat = snat(
+        &tuple,
+        &to,
+        ingress,
+        &source,
+        &route,
+        exit.exit,
+        service.is_some() || backend.is_some(),
+        question.opening,
+        snapshot,
+    );
+    if let Some(established) = question.established {
+        // NAT that holds is kept, port and all.
+        (to.src, to.sport) = (established.src, established.sport);
+        if to.kind.is_echo() {
+            to.dport = established.dport;
+        }
+    }
+    let rewritten = dst != tuple.dst || dport != tuple.dport || snat.is_some();
+    let exit = match exit.exit {
+        // The kernel gets what is its own as it came; what was rewritten for it is a packet like any other.
+        Exit::Punt if rewritten => Exit2 {
+            exit: Exit::Adjacency(snapshot.host_adjacency()),
+            ..exit
+        },
+        _ => exit,
+    };
+    let back = back(&tuple, ingress, &source, question.hash, snapshot);
+    Ok(Plan {
+        to,
+        snat,
+        exit: exit.exit,
+        back,
+        reply_zone: exit.reply_zone,
+        rule,
+        shards,
+    })
+}
+
+/// The backend that the flow goes to, if it goes to a Service.
+fn backend<'s>(
+    question: &Question,
+    snapshot: &'s Snapshot,
+    rng: &mut Rng,
+) -> Result<(Option<Backend>, Option<&'s Service>), Refusal> {
+    let Question {
+        tuple,
+        established,
+        opening,
+        ..
+    } = *question;
+    let chosen = established
+        .filter(|to| (to.dst, to.dport) != (tuple.dst, tuple.dport) && !tuple.kind.is_echo())
+        .map(|to| Backend {
+            address: to.dst,
+            port: to.dport,
+        });
+    let is_connection = tuple.proto != IpProtocol::UDP;
+    let vip = snapshot.vip(tuple.dst, tuple.proto.0, tuple.dport);
+    if let Some(chosen) = chosen {
+        return match vip {
+            // A connection stays where it is until that address is withdrawn; a datagram flow while it is listed.
+            VipLookup::Service(service) if is_connection || service.listed.contains(&chosen) => {
+                Ok((Some(chosen), Some(service)))
+            }
+            _ if is_connection => Ok((Some(chosen), None)),
+            // Chosen anew by the packet that follows.
+            VipLookup::Service(service) => Err(Refusal {
+                service: Some(service.id),
+                ..Refusal::new(DropReason::NoFlow, Answer::None)
+            }),
+            _ => Err(Refusal::new(DropReason::NoFlow, Answer::None)),
+        };
+    }
+    match vip {
+        VipLookup::NotService => Ok((None, None)),
+        // It was forwarded before this address became a VIP.
+        _ if established.is_some() && is_connection => Ok((None, None)),
+        VipLookup::NoSuchPort => Err(Refusal::new(DropReason::NoSuchPort, Answer::Reject)),
+        VipLookup::Unassigned => Err(Refusal::new(DropReason::UnassignedServiceAddress, Answer::None)),
+        VipLookup::Service(service) => {
+            let refuse = |reason, answer| Refusal {
+                service: Some(service.id),
+                ..Refusal::new(reason, answer)
+            };
+            let eligible = if tuple.dst.is_ipv4() {
+                &service.eligible_v4
+            } else {
+                &service.eligible_v6
+            };
+            if eligible.is_empty() {
+                return Err(refuse(DropReason::NoEndpoints, Answer::Reject));
+            }
+            if !opening {
+                // Never a new choice in the middle of a connection.
+                return Err(refuse(DropReason::NoFlow, Answer::Reset));
+            }
+            Ok((
+                Some(eligible[rng.below(eligible.len() as u32) as usize]),
+                Some(service),
+            ))
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Exit2 {
+    exit: Exit,
+    reply_zone: Zone,
+}
+
+/// Where a route leads, and where replies come from. `None`: nowhere.
+fn exit(route: &Route, dst: IpAddr, hash: u64, snapshot: &Snapshot) -> Option<Exit2> {
+    let by = |adjacency, ingress| Exit2 {
+        exit: Exit::Adjacency(Some(adjacency)),
+        reply_zone: Zone::of(ingress),
+    };
+    Some(match route.target {
+        RouteTarget::LocalPod(port) => by(snapshot.pod_adjacency(port)?, Ingress::Port(port)),
+        RouteTarget::ThisNode => Exit2 {
+            exit: Exit::Punt,
+            reply_zone: snapshot
+                .host_port()
+                .map_or(Zone::UPLINK, |port| Zone::of(Ingress::Port(port.id))),
+        },
+        RouteTarget::RemotePod {
+            peer,
+            tunnel: Some(tunnel),
+        } => by(tunnel, Ingress::Tunnel(peer)),
+        RouteTarget::RemotePod { tunnel: None, .. } | RouteTarget::PeerNode(_) | RouteTarget::Underlay => {
+            let adjacency = snapshot.underlay_adjacency(dst, ecmp(hash))?;
+            by(adjacency, ingress_behind(adjacency, snapshot))
+        }
+        RouteTarget::Unreachable => return None,
+    })
+}
+
+/// How packets from behind an underlay adjacency come in: by an uplink, or the host port.
+fn ingress_behind(adjacency: AdjacencyId, snapshot: &Snapshot) -> Ingress {
+    snapshot
+        .port(snapshot.adjacency(adjacency).port)
+        .filter(|port| port.kind == PortKind::Host)
+        .map_or(Ingress::Uplink, |port| Ingress::Port(port.id))
+}
+
+/// What comes from outside and is for nobody here does not go out again through us, unless a Service sends it there.
+fn may_pass_through(ingress: Ingress, route: &Route, snapshot: &Snapshot) -> bool {
+    let is_local = matches!(route.target, RouteTarget::LocalPod(_) | RouteTarget::ThisNode);
+    match ingress {
+        Ingress::Uplink | Ingress::Tunnel(_) => is_local,
+        Ingress::Port(port) => {
+            let from_host = snapshot
+                .port(port)
+                .is_some_and(|port| port.kind == PortKind::Host);
+            !(from_host && route.target == RouteTarget::ThisNode)
+        }
+    }
+}
+
+/// The pod's port behind an ingress.
+fn pod_port(ingress: Ingress, snapshot: &Snapshot) -> Option<&crate::snapshot::Port> {
+    match ingress {
+        Ingress::Port(port) => snapshot.port(port).filter(|port| port.kind == PortKind::Pod),
+        Ingress::Uplink | Ingress::Tunnel(_) => None,
+    }
+}
+
+/// Egress policy of the source after DNAT, ingress policy of the destination before SNAT. `Err`: denied, by this rule.
+fn judge(
+    from: &Tuple,
+    to: &Tuple,
+    source: Option<PortId>,
+    route: &Route,
+    snapshot: &Snapshot,
+) -> Result<Option<RuleId>, Option<RuleId>> {
+    let destination = match route.target {
+        RouteTarget::LocalPod(port) => Some(port),
+        _ => None,
+    };
+    if source.is_some() && source == destination {
+        return Ok(None); // a pod always reaches itself
+    }
+    let dst_port = if to.proto.has_ports() { to.dport } else { 0 };
+    let query = |direction| PolicyQuery {
+        src: from.src,
+        dst: to.dst,
+        protocol: from.proto.0,
+        dst_port,
+        direction,
+    };
+    let mut rule = None;
+    if let Some(port) = source.and_then(|port| snapshot.port(port)) {
+        let decision = snapshot.judge(&port.egress, &query(Direction::Egress));
+        if !decision.allow {
+            return Err(decision.rule);
+        }
+        rule = decision.rule;
+    }
+    if let Some(port) = destination.and_then(|port| snapshot.port(port))
+        && !is_from_this_node(from, snapshot)
+    {
+        let decision = snapshot.judge(&port.ingress, &query(Direction::Ingress));
+        if !decision.allow {
+            return Err(decision.rule);
+        }
+        rule = decision.rule.or(rule);
+    }
+    Ok(rule)
+}
+
+/// Nodes always reach their own pods: told by the port that it came in by, and an address of this node.
+fn is_from_this_node(from: &Tuple, snapshot: &Snapshot) -> bool {
+    match from.zone.ingress() {
+        Ingress::Port(port) => {
+            snapshot
+                .port(port)
+                .is_some_and(|port| port.kind == PortKind::Host)
+                && snapshot.is_node_address(from.src)
+        }
+        Ingress::Uplink | Ingress::Tunnel(_) => false,
+    }
+}
+
+/// The source to put in front, if any.
+#[expect(clippy::too_many_arguments, reason = "everything that masquerade depends on")]
+fn snat(
+    from: &Tuple,
+    to: &Tuple,
+    ingress: Ingress,
+    source: &Route,
+    route: &Route,
+    exit: Exit,
+    is_service: bool,
+    opening: bool,
+    snapshot: &Snapshot,
+) -> Option<Snat> {
+    let masquerade = |address: Option<IpAddr>| {
+        address.map(|address| Snat {
+            address,
+            keep_any_port: false,
+        })
+    };
+    let node = node_address(from.src.is_ipv4(), snapshot);
+    if to.dst == from.src {
+        return masquerade(node); // hairpin: the pod must not see itself as the peer
+    }
+    let tunnel_source = match exit {
+        Exit::Adjacency(Some(adjacency)) => tunnel_source(adjacency, to.dst.is_ipv4(), snapshot),
+        _ => None,
+    };
+    let kind = match ingress {
+        Ingress::Port(port) => snapshot.port(port).map(|port| port.kind),
+        Ingress::Uplink | Ingress::Tunnel(_) => None,
+    };
+    match kind {
+        Some(PortKind::Pod) => {
+            let nat_outgoing = source.pool.is_some_and(|pool| pool.nat_outgoing);
+            let leaves = route.pool.is_none() && matches!(route.target, RouteTarget::Underlay);
+            (nat_outgoing && leaves)
+                .then_some(())
+                .and_then(|()| masquerade(node))
+        }
+        Some(PortKind::Host) => {
+            // Replies of the host's sockets to connections from elsewhere keep their address.
+            let address = tunnel_source.filter(|address| opening && *address != from.src)?;
+            Some(Snat {
+                address,
+                keep_any_port: true,
+            })
+        }
+        _ if is_service && !matches!(route.target, RouteTarget::LocalPod(_) | RouteTarget::ThisNode) => {
+            // From outside through us to elsewhere: replies must come back through us.
+            masquerade(tunnel_source.or(node))
+        }
+        _ => None,
+    }
+}
+
+/// Our address inside the tunnel that an adjacency leads into.
+fn tunnel_source(adjacency: AdjacencyId, is_v4: bool, snapshot: &Snapshot) -> Option<IpAddr> {
+    let node = snapshot.this_node();
+    match snapshot.adjacency(adjacency).encap {
+        AdjacencyEncap::Ethernet => None,
+        AdjacencyEncap::Vxlan4 | AdjacencyEncap::Vxlan6 if is_v4 => node.vxlan_address_v4,
+        AdjacencyEncap::Vxlan4 | AdjacencyEncap::Vxlan6 => node.vxlan_address_v6,
+        AdjacencyEncap::Ipip => node.ipip_address_v4,
+    }
+}
+
+/// Where replies go: back by the way that the flow came, a tunnel included.
+fn back(tuple: &Tuple, ingress: Ingress, source: &Route, hash: u64, snapshot: &Snapshot) -> Exit {
+    Exit::Adjacency(match ingress {
+        Ingress::Port(port) => match snapshot.port(port).map(|port| port.kind) {
+            Some(PortKind::Pod) => snapshot.pod_adjacency(port),
+            _ => snapshot.host_adjacency(),
+        },
+        Ingress::Tunnel(_) => match source.target {
+            RouteTarget::RemotePod {
+                tunnel: Some(tunnel), ..
+            } => Some(tunnel),
+            _ => snapshot.underlay_adjacency(tuple.src, ecmp(hash)),
+        },
+        Ingress::Uplink => snapshot.underlay_adjacency(tuple.src, ecmp(hash)),
+    })
+}
+
+/// The part of a flow's hash that chooses among equal paths.
+pub(super) fn ecmp(hash: u64) -> u32 {
+    (hash >> 16) as u32
+}
