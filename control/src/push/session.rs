@@ -189,7 +189,9 @@ impl Progress {
                 .await
             }
             From::PortEvent(event) => tell(reports, Report::Port(event)).await,
-            other => Err(unexpected("an answer to what was sent", &other)),
+            // To what a connection before ours sent.
+            From::Applied(_) | From::Refused(_) => Ok(()),
+            From::Welcome(_) => Err(Ended::Failed("fastpath sent a second Welcome".to_owned())),
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::object::document::{Entry, read};
 use contract::proto::BackendState;
+use contract::valid::{ValidDelta, ValidState};
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -61,8 +62,22 @@ fn policy(spec: &str) -> String {
     )
 }
 
+/// The outcome, after fastpath's own checks of the state and of the delta that leads to it from bare nodes.
 fn resolved(text: &str, node: &str) -> Resolved {
-    resolve(&objects(&format!("{NODES}{text}")), node, &Options::default()).unwrap()
+    let bare = resolve(&objects(NODES), node, &Options::default()).unwrap();
+    let options = Options {
+        version: 2,
+        ..Options::default()
+    };
+    let outcome = resolve(&objects(&format!("{NODES}{text}")), node, &options).unwrap();
+    ValidState::try_from(outcome.state.clone()).unwrap();
+    let delta = crate::diff::delta(&bare.state, &outcome.state);
+    ValidDelta::try_from(delta.clone()).unwrap();
+    assert_eq!(
+        contract::merge::apply(&bare.state, &delta).as_ref(),
+        Ok(&outcome.state)
+    );
+    outcome
 }
 
 fn text_of(prefix: &proto::Prefix) -> String {
@@ -596,4 +611,27 @@ fn live_hands_out_addresses_and_tunnel_ends() {
         theirs.state.remote_nodes[0].tunnel_ends,
         outcome.state.node.unwrap().tunnel_ends
     );
+}
+
+#[test]
+fn the_example_resolves_on_both_nodes_in_both_modes() {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/two-nodes");
+    let objects = crate::source::directory::load(&[directory]).unwrap();
+    for node in ["node-a", "node-b"] {
+        for mode in [Mode::Replay, Mode::Live] {
+            let outcome = resolve(
+                &objects,
+                node,
+                &Options {
+                    mode,
+                    ..Options::default()
+                },
+            )
+            .unwrap();
+            assert_eq!(outcome.warnings, [""; 0]);
+            assert_eq!(outcome.pods.len(), 6);
+            assert_eq!(outcome.state.ports.len(), 5);
+            ValidState::try_from(outcome.state).unwrap();
+        }
+    }
 }
