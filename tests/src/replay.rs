@@ -108,7 +108,9 @@ impl Replay {
         let binary = binary::find("ringway")?;
         let help = Command::new(&binary).args(["replay", "--help"]).output();
         match help {
-            Ok(output) if output.status.success() => Ok(Self { binary }),
+            Ok(output) if String::from_utf8_lossy(&output.stdout).contains("--verdicts") => {
+                Ok(Self { binary })
+            }
             Ok(_) => Err(format!("{} has no replay", binary.display())),
             Err(error) => Err(format!("{}: {error}", binary.display())),
         }

@@ -185,6 +185,9 @@ fn tunnels_read_well_in_tshark() {
         Ok(output) if output.status.success() => {}
         _ => return println!("SKIPPED: needs tshark"),
     }
+    if !golden::folder().is_dir() {
+        return println!("SKIPPED: no case is blessed yet");
+    }
     for case in cases::all()
         .iter()
         .filter(|case| ["vxlan", "ipip"].iter().any(|kind| case.name.starts_with(kind)))
