@@ -89,7 +89,8 @@ fn doc(tally: &mut Tally) -> Result<()> {
         "--document-private-items",
         "--quiet",
     ]);
-    command.env("RUSTDOCFLAGS", "-D warnings");
+    // Private items are documented too, so links to them resolve.
+    command.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links");
     one("doc", command, tally)
 }
 

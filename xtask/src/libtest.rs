@@ -67,6 +67,13 @@ impl Reader {
         if BUILDING.iter().any(|word| line.trim_start().starts_with(word)) {
             return None;
         }
+        if self.passed.contains(line.trim()) {
+            // The list of successes.
+            return None;
+        }
+        if line == "failures:" {
+            self.showing = None;
+        }
         let shown_test_passed = self
             .showing
             .as_ref()

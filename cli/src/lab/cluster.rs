@@ -21,6 +21,8 @@ const SUBNET_V6: u8 = 64;
 pub(crate) struct Choices {
     pub(crate) name: String,
     pub(crate) dataplane: Dataplane,
+    /// Nodes that the kernel forwards on, whatever the others do.
+    pub(crate) kernel_nodes: Vec<String>,
     pub(crate) queues: u32,
     pub(crate) workers: u32,
 }
@@ -42,10 +44,21 @@ pub(crate) fn plan(state: &[PathBuf], choices: Choices) -> Result<(Plan, Vec<Str
     };
     let mut resolved =
         resolve(&objects, &first.name, &options).map_err(|error| BadInput(error.to_string()))?;
+    let known = |name: &String| resolved.nodes.iter().any(|view| view.name == *name);
+    if let Some(unknown) = choices.kernel_nodes.iter().find(|name| !known(name)) {
+        return Err(BadInput(format!("--kernel-node {unknown}: there is no such Node")).into());
+    }
+    let dataplane = |name: &String| {
+        if choices.kernel_nodes.contains(name) {
+            Dataplane::Kernel
+        } else {
+            choices.dataplane
+        }
+    };
     let nodes = resolved
         .nodes
         .iter()
-        .map(|view| node(view, &resolved.pods))
+        .map(|view| node(view, dataplane(&view.name), &resolved.pods))
         .collect::<Result<Vec<_>>>()?;
     let plan = Plan {
         name: choices.name,
@@ -56,7 +69,7 @@ pub(crate) fn plan(state: &[PathBuf], choices: Choices) -> Result<(Plan, Vec<Str
                     .with_context(|| format!("reading {}", path.display()))
             })
             .collect::<Result<_>>()?,
-        dataplane: choices.dataplane,
+
         queues: choices.queues,
         workers: choices.workers,
         gateways: gateways(&nodes),
@@ -66,7 +79,7 @@ pub(crate) fn plan(state: &[PathBuf], choices: Choices) -> Result<(Plan, Vec<Str
     Ok((plan, std::mem::take(&mut resolved.warnings)))
 }
 
-fn node(view: &NodeView, pods: &[PodView]) -> Result<Node> {
+fn node(view: &NodeView, dataplane: Dataplane, pods: &[PodView]) -> Result<Node> {
     let mac = |v4| {
         view.tunnel(Tunnel::Vxlan, v4)
             .and_then(|end| end.mac)
@@ -77,6 +90,7 @@ fn node(view: &NodeView, pods: &[PodView]) -> Result<Node> {
         .filter(|pod| pod.node.as_deref() == Some(&view.name) && !pod.host_network);
     Ok(Node {
         name: view.name.clone(),
+        dataplane,
         addresses: view
             .addresses
             .iter()
@@ -86,6 +100,7 @@ fn node(view: &NodeView, pods: &[PodView]) -> Result<Node> {
         mtu: view.uplink_mtu,
         pod_blocks: view.pod_cidrs.clone(),
         vxlan_macs: [mac(true), mac(false)],
+        tunnel_addresses: [true, false].map(|v4| view.tunnel(Tunnel::Vxlan, v4)?.address),
         pods: pods
             .map(|pod| Pod {
                 namespace: pod.name.namespace.clone(),

@@ -84,14 +84,14 @@ impl Files {
     }
 }
 
-/// Starts both daemons on every node and waits until every port is live.
+/// Starts both daemons on every node that runs Ringway and waits until every port is live.
 pub(crate) fn start(record: &mut Record, programs: &Programs) -> Result<()> {
     let plan = record.plan.clone();
     let mut started = Vec::new();
-    for (number, node) in plan.nodes.iter().enumerate() {
+    for (number, node) in plan.ringway_nodes().enumerate() {
         let files = Files::of(&plan, node);
         prepare(record, node, &files)?;
-        fs::write(&files.configuration, configuration(&plan, number, &files)?)?;
+        fs::write(&files.configuration, configuration(&plan, number, node, &files)?)?;
         let netns = plan.node_netns(node);
 
         let name = format!("{}/ringway-fastpath", node.name);
@@ -115,7 +115,7 @@ pub(crate) fn start(record: &mut Record, programs: &Programs) -> Result<()> {
         record.note(&Made::Process(control.clone()))?;
         started.push((files, fastpath, control));
     }
-    for (node, (files, fastpath, control)) in plan.nodes.iter().zip(&started) {
+    for (node, (files, fastpath, control)) in plan.ringway_nodes().zip(&started) {
         ready(node, files, fastpath, control)?;
     }
     Ok(())
@@ -141,14 +141,14 @@ fn prepare(record: &mut Record, node: &Node, files: &Files) -> Result<()> {
     .with_context(|| format!("mounting bpffs on {}", files.bpffs.display()))
 }
 
-/// The configuration of the fastpath on node number `number`.
-fn configuration(plan: &Plan, number: usize, files: &Files) -> Result<String> {
+/// The configuration of the fastpath on `node`, the lab's number `number`: nodes share the CPUs in turn.
+fn configuration(plan: &Plan, number: usize, node: &Node, files: &Files) -> Result<String> {
     let processors = available_parallelism().map_or(1, usize::from);
     let workers = plan.workers as usize;
     let processors: Vec<String> = (0..workers)
         .map(|worker| ((number * workers + worker) % processors).to_string())
         .collect();
-    let node = plan.nodes.get(number).context("a node of the plan")?;
+
     Ok(format!(
         "[node]\nname = {}\n\n\
          [sockets]\nfastpath = {}\nstatus = {}\n\n\
@@ -240,7 +240,7 @@ mod tests {
     use fastpath::status::PortRow;
 
     use super::*;
-    use crate::lab::plan::Pod;
+    use crate::lab::plan::{Dataplane, Pod};
 
     #[test]
     fn a_node_is_ready_when_every_port_is_live() {
@@ -259,6 +259,8 @@ mod tests {
             mtu: 1500,
             pod_blocks: Vec::new(),
             vxlan_macs: [[0; 6]; 2],
+            dataplane: Dataplane::Ringway,
+            tunnel_addresses: [None; 2],
             pods: vec![pod],
         };
         let port = |name: &str, live| PortRow {

@@ -12,15 +12,19 @@ use ipnet::IpNet;
 use super::links::{Links, Vxlan, configure};
 use super::netns;
 use super::network::ETH0;
-use super::plan::{Node, POD_GATEWAY_V4, Plan, Service};
+use super::plan::{Dataplane, Node, POD_GATEWAY_V4, Plan, Service};
 
 /// As Calico's and Ringway's.
 const VNI: u32 = 4096;
 const VXLAN_PORT: u16 = 4789;
 
-/// Lets the kernel forward on every node.
+/// Lets the kernel forward on the nodes that it is to.
 pub(crate) fn start(plan: &Plan) -> Result<()> {
-    for node in &plan.nodes {
+    for node in plan
+        .nodes
+        .iter()
+        .filter(|node| node.dataplane == Dataplane::Kernel)
+    {
         let netns = plan.node_netns(node);
         configure(&netns, async |links| {
             pods(links, node).await?;
@@ -68,6 +72,9 @@ async fn tunnel(links: &Links, plan: &Plan, node: &Node, v4: bool) -> Result<()>
             mtu: node.mtu.saturating_sub(overhead),
         })
         .await?;
+    if let Some(address) = node.tunnel_addresses[family] {
+        links.address(device, IpNet::from(address)).await?;
+    }
     for other in plan.nodes.iter().filter(|other| other.name != node.name) {
         let Some(remote) = other.main_address(v4) else {
             continue;

@@ -57,6 +57,9 @@ pub(crate) struct Up {
     /// What forwards packets on the nodes
     #[arg(long, value_enum, default_value = "ringway")]
     dataplane: Dataplane,
+    /// A node that the kernel forwards on, beside others that run Ringway. May be repeated
+    #[arg(long, value_name = "NODE")]
+    kernel_node: Vec<String>,
     /// Receive and transmit queues of every link
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
     queues: u32,
@@ -109,6 +112,7 @@ fn up(options: Up) -> Result<ExitCode> {
     let choices = cluster::Choices {
         name: checked(name)?,
         dataplane: options.dataplane,
+        kernel_nodes: options.kernel_node,
         queues: options.queues.max(options.workers),
         workers: options.workers,
     };
@@ -117,14 +121,16 @@ fn up(options: Up) -> Result<ExitCode> {
         eprintln!("ringway: {warning}");
     }
     require_root()?;
-    let programs = match plan.dataplane {
-        Dataplane::Ringway => Some(daemon::Programs::beside_this_one()?),
-        Dataplane::Kernel => None,
+    let programs = match plan.ringway_nodes().next() {
+        Some(_) => Some(daemon::Programs::beside_this_one()?),
+        None => None,
     };
     let mut record = Record::create(plan)?;
-    let started = network::build(&mut record).and_then(|()| match &programs {
-        Some(programs) => daemon::start(&mut record, programs),
-        None => kernel::start(&record.plan),
+    let started = network::build(&mut record).and_then(|()| {
+        kernel::start(&record.plan)?;
+        programs
+            .iter()
+            .try_for_each(|programs| daemon::start(&mut record, programs))
     });
     if let Err(error) = started {
         let name = &record.plan.name;

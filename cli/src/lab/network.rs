@@ -135,7 +135,7 @@ async fn node_links(links: &Links, plan: &Plan, node: &Node) -> Result<()> {
             .veth(&near, &far)
             .await
             .with_context(|| format!("pod {}/{}", pod.namespace, pod.name))?;
-        if plan.dataplane == Dataplane::Ringway {
+        if node.dataplane == Dataplane::Ringway {
             // This end is a port of fastpath's: the kernel must not speak on it by itself.
             sysctl(&format!("ipv6/conf/{}/disable_ipv6", pod.interface), "1")?;
         }

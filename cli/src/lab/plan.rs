@@ -42,7 +42,6 @@ pub(crate) struct Plan {
     pub(crate) name: String,
     /// The files and directories with the cluster's objects.
     pub(crate) state: Vec<PathBuf>,
-    pub(crate) dataplane: Dataplane,
     /// Receive and transmit queues of every link.
     pub(crate) queues: u32,
     /// Workers of each fastpath.
@@ -57,6 +56,7 @@ pub(crate) struct Plan {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Node {
     pub(crate) name: String,
+    pub(crate) dataplane: Dataplane,
     /// Addresses with the length of their subnet; the first of a family is the main one.
     pub(crate) addresses: Vec<IpNet>,
     pub(crate) mac: [u8; 6],
@@ -64,6 +64,8 @@ pub(crate) struct Node {
     pub(crate) pod_blocks: Vec<IpNet>,
     /// The VXLAN MAC for IPv4 and for IPv6.
     pub(crate) vxlan_macs: [[u8; 6]; 2],
+    /// What the node's own packets into a tunnel have as source, for IPv4 and for IPv6.
+    pub(crate) tunnel_addresses: [Option<IpAddr>; 2],
     pub(crate) pods: Vec<Pod>,
 }
 
@@ -89,6 +91,13 @@ pub(crate) struct Service {
 }
 
 impl Plan {
+    /// The nodes that run Ringway.
+    pub(crate) fn ringway_nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes
+            .iter()
+            .filter(|node| node.dataplane == Dataplane::Ringway)
+    }
+
     /// The namespace of the bridge between the nodes.
     pub(crate) fn underlay_netns(&self) -> String {
         format!("ringway-{}.underlay", self.name)
@@ -200,6 +209,8 @@ mod tests {
             mtu: 1500,
             pod_blocks: Vec::new(),
             vxlan_macs: [[0; 6]; 2],
+            dataplane: Dataplane::Ringway,
+            tunnel_addresses: [None; 2],
             pods: Vec::new(),
         }
     }

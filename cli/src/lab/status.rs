@@ -12,7 +12,6 @@ use super::{netns, record};
 #[derive(Debug, Serialize)]
 struct Status {
     name: String,
-    dataplane: Dataplane,
     nodes: Vec<NodeStatus>,
     daemons: Vec<DaemonStatus>,
     /// Every namespace is there and every daemon runs.
@@ -22,6 +21,7 @@ struct Status {
 #[derive(Debug, Serialize)]
 struct NodeStatus {
     name: String,
+    dataplane: Dataplane,
     netns: String,
     addresses: Vec<String>,
     directory: String,
@@ -69,15 +69,12 @@ fn gather(plan: &Plan) -> Status {
             name: process.name,
         })
         .collect();
-    let expected = match plan.dataplane {
-        Dataplane::Ringway => 2 * plan.nodes.len(),
-        Dataplane::Kernel => 0,
-    };
-    let ok = daemons.len() >= expected
+    let ok = daemons.len() >= 2 * plan.ringway_nodes().count()
         && daemons.iter().all(|daemon| daemon.running)
         && plan.namespaces().iter().all(|name| netns::exists(name));
     let nodes = plan.nodes.iter().map(|node| NodeStatus {
         name: node.name.clone(),
+        dataplane: node.dataplane,
         netns: plan.node_netns(node),
         addresses: node
             .addresses
@@ -99,7 +96,7 @@ fn gather(plan: &Plan) -> Status {
     });
     Status {
         name: plan.name.clone(),
-        dataplane: plan.dataplane,
+
         nodes: nodes.collect(),
         daemons,
         ok,
@@ -107,18 +104,18 @@ fn gather(plan: &Plan) -> Status {
 }
 
 fn print(status: &Status) {
-    let dataplane = match status.dataplane {
-        Dataplane::Ringway => "Ringway",
-        Dataplane::Kernel => "the kernel",
-    };
     let state = if status.ok { "up" } else { "BROKEN" };
-    println!(
-        "lab {}: {state}, {} nodes, forwarded by {dataplane}",
-        status.name,
-        status.nodes.len()
-    );
+    println!("lab {}: {state}, {} nodes", status.name, status.nodes.len());
     for node in &status.nodes {
-        println!("  {:<24} {}", node.name, node.addresses.join("  "));
+        let dataplane = match node.dataplane {
+            Dataplane::Ringway => "Ringway",
+            Dataplane::Kernel => "the kernel",
+        };
+        println!(
+            "  {:<24} {}  (forwarded by {dataplane})",
+            node.name,
+            node.addresses.join("  ")
+        );
         for pod in &node.pods {
             let name = format!("{}/{}", pod.namespace, pod.name);
             println!("    {name:<22} {}  ({})", pod.addresses.join("  "), pod.interface);
