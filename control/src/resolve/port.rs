@@ -11,7 +11,7 @@ use crate::object::ObjectName;
 use super::cluster::Cluster;
 use super::node::NodeView;
 use super::policy::Attachments;
-use super::{Options, encode, naming};
+use super::{Mode, Options, encode, naming};
 
 /// A pod as a lab builds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +53,12 @@ pub(super) fn ports(
         ..proto::Port::default()
     };
     let mut ports = vec![plain("host", proto::PortKind::Host, &options.host_interface)];
+    // A pod's interface has room for every tunnel. A replay has no interface: there a destination on the node itself
+    // has the uplink's MTU, and only a tunnel takes from it.
+    let mtu = match options.mode {
+        Mode::Replay => own.uplink_mtu,
+        Mode::Live => own.pod_mtu,
+    };
     for pod in cluster.local_pods(&own.name) {
         let attachments = attachments.get(pod.name()).cloned().unwrap_or_default();
         ports.push(proto::Port {
@@ -61,7 +67,7 @@ pub(super) fn ports(
             interface: naming::interface(pod.name()),
             mac: naming::pod_mac(pod.pod, &pod.addresses).to_vec(),
             addresses: encode::addresses(&pod.addresses),
-            mtu: own.pod_mtu,
+            mtu,
             ingress: Some(attachments.ingress),
             egress: Some(attachments.egress),
         });
