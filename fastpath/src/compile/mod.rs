@@ -91,7 +91,7 @@ pub fn apply(previous: &Snapshot, delta: &ValidDelta) -> Result<Compiled, Compil
         snapshot: previous.clone(),
         bumps: Bumps::none(),
     };
-    work.apply(delta.version, Plan::of_delta(&delta.changes))?;
+    work.apply(delta.version, Plan::of_delta(previous, &delta.changes))?;
     Ok(work.done())
 }
 

@@ -46,8 +46,13 @@ impl<K: Ord + Clone, T: Clone> Last<K, T> {
         self.0.insert(key.clone(), Some(object.clone()));
     }
 
-    fn removed(&mut self, key: &K) {
-        self.0.insert(key.clone(), None);
+    /// What only came in this delta goes without a trace.
+    fn removed(&mut self, key: &K, is_known: bool) {
+        if !is_known && self.0.get(key).is_some_and(Option::is_some) {
+            self.0.remove(key);
+        } else {
+            self.0.insert(key.clone(), None);
+        }
     }
 
     fn split(self) -> (Vec<T>, Vec<K>) {
@@ -64,8 +69,8 @@ impl<K: Ord + Clone, T: Clone> Last<K, T> {
 }
 
 impl Plan {
-    /// The plan of a delta.
-    pub(super) fn of_delta(changes: &[Change]) -> Self {
+    /// The plan of a delta to `previous`.
+    pub(super) fn of_delta(previous: &Snapshot, changes: &[Change]) -> Self {
         let mut plan = Self::default();
         let mut ports = Last::new();
         let mut remote_nodes = Last::new();
@@ -81,22 +86,25 @@ impl Plan {
                 Change::Limits(limits) => plan.limits = Some(*limits),
                 Change::ServiceRanges(ranges) => plan.service_ranges = Some(ranges.clone()),
                 Change::Port(port) => ports.upsert(&port.name, port),
-                Change::PortRemoved(name) => ports.removed(name),
+                Change::PortRemoved(name) => ports.removed(name, previous.port_names.contains(name)),
                 Change::RemoteNode(node) => remote_nodes.upsert(&node.name, node),
-                Change::RemoteNodeRemoved(name) => remote_nodes.removed(name),
+                Change::RemoteNodeRemoved(name) => remote_nodes.removed(name, previous.peer_names.contains(name)),
                 Change::Block(block) => blocks.upsert(&block.prefix, block),
-                Change::BlockRemoved(prefix) => blocks.removed(prefix),
+                Change::BlockRemoved(prefix) => blocks.removed(prefix, previous.blocks.exact(*prefix).is_some()),
                 Change::Pool(pool) => pools.upsert(&pool.prefix, pool),
-                Change::PoolRemoved(prefix) => pools.removed(prefix),
+                Change::PoolRemoved(prefix) => pools.removed(prefix, previous.pools.exact(*prefix).is_some()),
                 Change::Service(service) => services.upsert(&service.id, service),
-                Change::ServiceRemoved(id) => services.removed(id),
+                Change::ServiceRemoved(id) => services.removed(id, previous.service_names.contains(id)),
                 Change::Policy(policy) => policies.upsert(&policy.id, policy),
-                Change::PolicyRemoved(id) => policies.removed(id),
+                Change::PolicyRemoved(id) => policies.removed(id, previous.policy_names.contains(id)),
                 Change::IpSet(set) => {
                     sets.insert(&set.id, Some(vec![change]));
                 }
                 Change::IpSetRemoved(id) => {
-                    sets.insert(id, None);
+                    let only_here = !previous.set_names.contains(id);
+                    if sets.insert(id, None).flatten().is_some() && only_here {
+                        sets.remove(id);
+                    }
                 }
                 // After a removal it finds the set gone and is refused there: keep both.
                 Change::IpSetDelta(delta) => {

@@ -1,6 +1,10 @@
 //! What the tables answer for a small cluster of two nodes, and after changes to it.
 
+mod differential;
 mod fixture;
+mod random;
+mod reference;
+mod series;
 
 use contract::proto;
 use contract::valid::{ValidDelta, ValidState};
