@@ -13,6 +13,7 @@ pub mod proto {
 }
 
 pub mod valid;
+pub mod version;
 
 /// The protocol version that this crate speaks.
 pub const PROTOCOL: u32 = 1;

@@ -341,7 +341,7 @@ pub struct Service {
     pub cluster_ips: Vec<IpAddr>,
     /// Backends of any family.
     pub backends: Vec<Backend>,
-    /// ClientIP session affinity in seconds, 0: none.
+    /// `ClientIP` session affinity in seconds, 0: none.
     pub affinity_s: u32,
 }
 

@@ -132,7 +132,7 @@ impl Work {
             self.snapshot.timeouts = timeouts;
         }
         if let Some(node) = plan.node {
-            underlay_changed |= self.node(node)?;
+            underlay_changed |= self.node(node);
         }
         for change in plan.sets {
             match change {

@@ -29,9 +29,9 @@ pub(super) fn nobody() -> Node {
 
 impl Work {
     /// `true` when the underlay and the tunnels must be compiled again.
-    pub(super) fn node(&mut self, node: Node) -> Result<bool, CompileError> {
+    pub(super) fn node(&mut self, node: Node) -> bool {
         if *self.snapshot.node == node {
-            return Ok(false);
+            return false;
         }
         let old = self.snapshot.node.clone();
         let (before, after) = (claims_of(&old), claims_of(&node));
@@ -49,7 +49,7 @@ impl Work {
         }
         self.snapshot.this = Arc::new(this);
         self.snapshot.node = Arc::new(node);
-        Ok(true)
+        true
     }
 
     pub(super) fn pool(&mut self, pool: Pool) {

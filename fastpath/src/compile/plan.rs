@@ -88,9 +88,13 @@ impl Plan {
                 Change::Port(port) => ports.upsert(&port.name, port),
                 Change::PortRemoved(name) => ports.removed(name, previous.port_names.contains(name)),
                 Change::RemoteNode(node) => remote_nodes.upsert(&node.name, node),
-                Change::RemoteNodeRemoved(name) => remote_nodes.removed(name, previous.peer_names.contains(name)),
+                Change::RemoteNodeRemoved(name) => {
+                    remote_nodes.removed(name, previous.peer_names.contains(name));
+                }
                 Change::Block(block) => blocks.upsert(&block.prefix, block),
-                Change::BlockRemoved(prefix) => blocks.removed(prefix, previous.blocks.exact(*prefix).is_some()),
+                Change::BlockRemoved(prefix) => {
+                    blocks.removed(prefix, previous.blocks.exact(*prefix).is_some());
+                }
                 Change::Pool(pool) => pools.upsert(&pool.prefix, pool),
                 Change::PoolRemoved(prefix) => pools.removed(prefix, previous.pools.exact(*prefix).is_some()),
                 Change::Service(service) => services.upsert(&service.id, service),

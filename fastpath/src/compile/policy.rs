@@ -61,7 +61,7 @@ impl Work {
             .map(|before| before.sets.clone())
             .unwrap_or_default();
         self.refer(id, &before_sets, &record.sets.clone());
-        for (port, ()) in record.ports.iter() {
+        for (port, ()) in &record.ports {
             self.bumps.add(Shard::policy(PortId(*port as u16)));
         }
         if known.is_some() {

@@ -145,9 +145,9 @@ impl Work {
         let Some(record) = self.snapshot.sets.get(id.0) else {
             return;
         };
-        for (policy, ()) in record.policies.iter() {
+        for (policy, ()) in &record.policies {
             if let Some(policy) = self.snapshot.policies.get(*policy) {
-                for (port, ()) in policy.ports.iter() {
+                for (port, ()) in &policy.ports {
                     self.bumps.add(Shard::policy(crate::port::PortId(*port as u16)));
                 }
             }

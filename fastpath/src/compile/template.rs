@@ -20,7 +20,7 @@ pub(super) fn to_pod(port: &Port) -> Adjacency {
     ethernet(port.id, port.peer_mac, port.own_mac, port.mtu, true)
 }
 
-/// To a station on a port's link. The EtherType is left to the pipeline.
+/// To a station on a port's link. The Ethernet type is left to the pipeline.
 pub(super) fn ethernet(port: PortId, to: Mac, from: Mac, mtu: u16, resolved: bool) -> Adjacency {
     let mut header = [0; Adjacency::HEADER_MAX];
     header[..6].copy_from_slice(&to.0);
@@ -72,7 +72,7 @@ pub(super) fn vxlan(hop: &Adjacency, us: End, them: End, vni: Vni, udp_port: u16
     template.push(&[0x08, 0, 0, 0]);
     template.push(&vni.to_wire());
     template.push(&[0]);
-    // The inner EtherType by the pipeline.
+    // The inner Ethernet type by the pipeline.
     template.push(&them.mac.0);
     template.push(&us.mac.0);
     template.push(&[0, 0]);
@@ -107,7 +107,7 @@ impl Template {
         }
     }
 
-    /// Fills in the EtherType that a hop leaves open.
+    /// Fills in the Ethernet type that a hop leaves open.
     fn ethertype(&mut self, ethertype: [u8; 2]) {
         self.header[self.len - 2..self.len].copy_from_slice(&ethertype);
     }

@@ -290,7 +290,7 @@ fn parts(hops: &[&NextHop]) -> Vec<u8> {
     let score = |part: usize, leg: usize| {
         let tries = u64::from(hops[leg].weight.clamp(1, WEIGHT_MAX));
         (0..tries)
-            .map(|n| hash::words(identities[leg] ^ n << 32, part as u64))
+            .map(|n| hash::scattered(identities[leg] ^ n << 32 ^ part as u64))
             .max()
             .unwrap_or(0)
     };

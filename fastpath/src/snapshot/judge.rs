@@ -94,7 +94,7 @@ impl Snapshot {
         rule.ports.as_ref().is_none_or(|clauses| {
             clauses
                 .iter()
-                .any(|clause| self.port_matches(clause, query, asked))
+                .any(|clause| self.port_matches(*clause, query, asked))
         }) && rule.peers.as_ref().is_none_or(|peers| {
             let peer = match query.direction {
                 Direction::Ingress => query.src,
@@ -104,8 +104,8 @@ impl Snapshot {
         })
     }
 
-    fn port_matches(&self, clause: &PortClause, query: &PolicyQuery, asked: &mut Asked) -> bool {
-        match *clause {
+    fn port_matches(&self, clause: PortClause, query: &PolicyQuery, asked: &mut Asked) -> bool {
+        match clause {
             PortClause::Range {
                 protocol,
                 first,

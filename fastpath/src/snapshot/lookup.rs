@@ -8,8 +8,8 @@ use contract::valid::{AddressPort, Limits, Timeouts};
 
 use super::table::{Claim, OnLink, UnderlayHops, tunnel_place};
 use super::{
-    Adjacency, AdjacencyId, PeerId, Port, PortKind, Route, RouteTarget, RuleId, RuleOrigin, Service, ServiceId, Shard,
-    Snapshot, ThisNode, VipLookup,
+    Adjacency, AdjacencyId, PeerId, Port, PortKind, Route, RouteTarget, RuleId, RuleOrigin, Service,
+    ServiceId, Shard, Snapshot, ThisNode, VipLookup,
 };
 use crate::port::PortId;
 
@@ -26,21 +26,36 @@ impl Snapshot {
 
     /// The main address of this node in a family.
     pub fn node_address(&self, is_v4: bool) -> Option<IpAddr> {
-        self.this.addresses.iter().copied().find(|address| address.is_ipv4() == is_v4)
+        self.this
+            .addresses
+            .iter()
+            .copied()
+            .find(|address| address.is_ipv4() == is_v4)
     }
 
     /// The next hops on uplinks that the kernel should keep resolved: routers of routes, and other nodes on the link.
     /// Allocates: for the config thread.
     pub fn next_hops(&self) -> BTreeSet<(Arc<str>, IpAddr)> {
-        let uplink = |port: &str| self.port_by_name(port).is_some_and(|port| port.kind == PortKind::Uplink);
+        let uplink = |port: &str| {
+            self.port_by_name(port)
+                .is_some_and(|port| port.kind == PortKind::Uplink)
+        };
         let routers = self.underlay.routes.iter().flat_map(|route| &route.next_hops);
-        let mut next_hops: BTreeSet<_> =
-            routers.filter(|hop| uplink(&hop.port)).filter_map(|hop| Some((hop.port.clone(), hop.gateway?))).collect();
+        let mut next_hops: BTreeSet<_> = routers
+            .filter(|hop| uplink(&hop.port))
+            .filter_map(|hop| Some((hop.port.clone(), hop.gateway?)))
+            .collect();
         for (_, peer) in self.peers.iter() {
             let outer = peer.source.tunnel_ends.iter().filter_map(|end| end.outer_address);
             for address in peer.source.addresses.iter().copied().chain(outer) {
-                let Some(hops) = self.hops.routes.lookup(address) else { continue };
-                let ports = hops.legs.iter().filter(|leg| leg.on_link).filter_map(|leg| self.port(leg.port));
+                let Some(hops) = self.hops.routes.lookup(address) else {
+                    continue;
+                };
+                let ports = hops
+                    .legs
+                    .iter()
+                    .filter(|leg| leg.on_link)
+                    .filter_map(|leg| self.port(leg.port));
                 next_hops.extend(ports.map(|port| (port.name.clone(), address)));
             }
         }
@@ -256,7 +271,7 @@ impl super::table::Hops {
         let leg = match &*hops.parts {
             [] => hops.legs.first()?,
             parts => hops.legs.get(usize::from(
-                parts[(u64::from(hash) * parts.len() as u64 >> 32) as usize],
+                parts[((u64::from(hash) * parts.len() as u64) >> 32) as usize],
             ))?,
         };
         if leg.on_link

@@ -110,7 +110,7 @@ pub struct Adjacency {
     pub port: PortId,
     /// What kind of header goes before the packet.
     pub encap: AdjacencyEncap,
-    /// The header bytes; for [`AdjacencyEncap::Ethernet`] the EtherType is the packet's family, written by the pipeline.
+    /// The header bytes; for [`AdjacencyEncap::Ethernet`] the Ethernet type is the packet's family, written by the pipeline.
     pub header: [u8; Adjacency::HEADER_MAX],
     /// How many of them.
     pub header_len: u8,
@@ -176,7 +176,7 @@ pub struct Service {
     pub eligible_v6: Arc<[Backend]>,
     /// Every backend that any slice lists: established flows may stay on it.
     pub listed: Arc<[Backend]>,
-    /// ClientIP affinity in seconds, 0: none.
+    /// `ClientIP` affinity in seconds, 0: none.
     pub affinity_s: u32,
     /// Shard of the generations that a change of this Service bumps.
     pub shard: Shard,

@@ -29,6 +29,13 @@ pub const fn words(high: u64, low: u64) -> u64 {
     fold(fold(high ^ A, B) ^ low, C) ^ low.rotate_left(32)
 }
 
+/// A number whose every bit depends on every bit of `word` (the finaliser of `SplitMix64`): for scores that are compared.
+pub const fn scattered(word: u64) -> u64 {
+    let word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ word >> 31
+}
+
 /// The hash of an address.
 pub fn address(address: IpAddr) -> u64 {
     match address {

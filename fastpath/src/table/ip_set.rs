@@ -125,10 +125,10 @@ impl IpSet {
     pub fn each(&self, mut visit: impl FnMut(Member)) {
         match self {
             Self::Addresses { v4, v6, prefixes } => {
-                for (bits, ()) in v4.iter() {
+                for (bits, ()) in v4 {
                     visit(Member::Prefix(IpAddr::V4((*bits).into()).into()));
                 }
-                for (bits, ()) in v6.iter() {
+                for (bits, ()) in v6 {
                     visit(Member::Prefix(IpAddr::V6((*bits).into()).into()));
                 }
                 prefixes.each(|prefix, ()| visit(Member::Prefix(prefix)));

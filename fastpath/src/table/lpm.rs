@@ -192,12 +192,11 @@ impl<T: Clone> Node<T> {
             unreachable!("known to be there")
         };
         let old = child.remove(key, len);
-        match child.collapsed() {
-            Some(child) => Arc::make_mut(&mut self.slots)[place] = Slot::Child(child),
-            None => {
-                self.slots = spliced(&mut self.slots, place, None);
-                self.children &= !(1 << digit);
-            }
+        if let Some(child) = child.collapsed() {
+            Arc::make_mut(&mut self.slots)[place] = Slot::Child(child);
+        } else {
+            self.slots = spliced(&mut self.slots, place, None);
+            self.children &= !(1 << digit);
         }
         old
     }
@@ -243,12 +242,11 @@ impl<T: Clone> Lpm<T> {
     }
 
     fn insert(&mut self, key: u128, len: u8, value: T) -> Option<T> {
-        let before = match &mut self.root {
-            Some(root) => root.insert(key, len, value),
-            None => {
-                self.root = Some(Node::leaf(key, len, value));
-                None
-            }
+        let before = if let Some(root) = &mut self.root {
+            root.insert(key, len, value)
+        } else {
+            self.root = Some(Node::leaf(key, len, value));
+            None
         };
         self.len += usize::from(before.is_none());
         before

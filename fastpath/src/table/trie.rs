@@ -17,8 +17,9 @@ pub struct Trie<K, V> {
     len: usize,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 enum Slot<K, V> {
+    #[default]
     Empty,
     Leaf(K, V),
     /// `children` has one slot for each bit of `bitmap`, in order.
@@ -27,12 +28,6 @@ enum Slot<K, V> {
         children: Arc<[Slot<K, V>]>,
     },
     Collision(Arc<[(K, V)]>),
-}
-
-impl<K, V> Default for Slot<K, V> {
-    fn default() -> Self {
-        Self::Empty
-    }
 }
 
 impl<K, V> Default for Trie<K, V> {
@@ -120,6 +115,15 @@ impl<K: Key, V: Clone> Trie<K, V> {
     }
 }
 
+impl<'a, K: Key, V: Clone> IntoIterator for &'a Trie<K, V> {
+    type Item = (&'a K, &'a V);
+    type IntoIter = Iter<'a, K, V>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
 impl<V: Clone> Trie<Arc<str>, V> {
     /// The value of a name.
     pub fn get_name(&self, name: &str) -> Option<&V> {
@@ -173,14 +177,13 @@ impl<K: Key, V: Clone> Slot<K, V> {
 
     fn remove(&mut self, rest: u64, key: &K) -> Option<V> {
         match self {
-            Self::Empty => None,
             Self::Leaf(other, _) if other == key => {
                 let Self::Leaf(_, value) = std::mem::take(self) else {
                     unreachable!("matched above")
                 };
                 Some(value)
             }
-            Self::Leaf(..) => None,
+            Self::Empty | Self::Leaf(..) => None,
             Self::Branch { bitmap, children } => {
                 let bit = 1u32 << (rest & 31);
                 if *bitmap & bit == 0 {
@@ -218,7 +221,7 @@ impl<K: Key, V: Clone> Slot<K, V> {
                             .enumerate()
                             .filter(|(i, _)| *i != place)
                             .map(|(_, e)| e.clone())
-                            .collect()
+                            .collect();
                     }
                 }
                 Some(value)

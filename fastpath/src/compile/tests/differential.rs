@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use contract::proto::{self, peer, port_match};
 
+use super::compiled;
 use super::fixture::{cluster, origin, pod, underlay};
 use super::random::Random;
 use super::reference::{self, Query};
-use super::compiled;
 use crate::snapshot::{Direction, PolicyQuery, Snapshot};
 
 /// Random policies of `state`: `count` policies over four sets, attached to every pod.
@@ -15,7 +15,11 @@ pub(super) fn policies(random: &mut Random, state: &mut proto::State) {
     state.ip_sets = (0..4).map(|number| ip_set(random, number)).collect();
     state.policies = (0..5).map(|number| policy(random, number)).collect();
     let ids: Vec<_> = state.policies.iter().map(|policy| policy.id.clone()).collect();
-    for port in state.ports.iter_mut().filter(|port| port.kind == proto::PortKind::Pod as i32) {
+    for port in state
+        .ports
+        .iter_mut()
+        .filter(|port| port.kind == proto::PortKind::Pod as i32)
+    {
         port.ingress = Some(attachment(random, &ids));
         port.egress = Some(attachment(random, &ids));
     }
@@ -26,7 +30,11 @@ pub(super) fn attachment(random: &mut Random, ids: &[String]) -> proto::PolicyAt
         let mut policies = random.up_to(2, |random| random.one(ids).clone());
         policies.push(random.one(ids).clone());
         let default_action = *random.one(&[proto::Action::Deny, proto::Action::Pass]) as i32;
-        proto::Tier { name: String::new(), policies, default_action }
+        proto::Tier {
+            name: String::new(),
+            policies,
+            default_action,
+        }
     });
     proto::PolicyAttachment { tiers }
 }
@@ -34,39 +42,85 @@ pub(super) fn attachment(random: &mut Random, ids: &[String]) -> proto::PolicyAt
 /// Sets 0 to 2 of addresses, 3 of address and port.
 pub(super) fn ip_set(random: &mut Random, number: usize) -> proto::IpSet {
     let (kind, mut members) = if number < 3 {
-        let member = |random: &mut Random| proto::Member { prefix: Some(prefix(random)), ..Default::default() };
+        let member = |random: &mut Random| proto::Member {
+            prefix: Some(prefix(random)),
+            ..Default::default()
+        };
         (proto::ip_set::Kind::Addresses, random.up_to(6, member))
     } else {
         let member = |random: &mut Random| {
             let bytes = octets(address(random));
-            let prefix = Some(proto::Prefix { length: bytes.len() as u32 * 8, address: bytes });
-            proto::Member { prefix, protocol: *random.one(&[6, 17]), port: 1 + random.below(4) as u32 }
+            let prefix = Some(proto::Prefix {
+                length: bytes.len() as u32 * 8,
+                address: bytes,
+            });
+            proto::Member {
+                prefix,
+                protocol: *random.one(&[6, 17]),
+                port: 1 + random.below(4) as u32,
+            }
         };
         (proto::ip_set::Kind::AddressPorts, random.up_to(8, member))
     };
     members.sort_by_key(contract::merge::member_key);
     members.dedup();
-    proto::IpSet { id: format!("set-{number}"), kind: kind as i32, members }
+    proto::IpSet {
+        id: format!("set-{number}"),
+        kind: kind as i32,
+        members,
+    }
 }
 
 pub(super) fn policy(random: &mut Random, number: usize) -> proto::Policy {
     let name = format!("policy-{number}");
-    let mut rules = |random: &mut Random| {
+    let rules = |random: &mut Random| {
         let rules = random.up_to(5, rule);
-        rules.into_iter().enumerate().map(|(at, rule)| proto::Rule { index: at as u32 / 2, ..rule }).collect()
+        rules
+            .into_iter()
+            .enumerate()
+            .map(|(at, rule)| proto::Rule {
+                index: at as u32 / 2,
+                ..rule
+            })
+            .collect()
     };
     let (ingress, egress) = (rules(random), rules(random));
-    proto::Policy { id: name.clone(), origin: origin("NetworkPolicy", &name), ingress, egress }
+    proto::Policy {
+        id: name.clone(),
+        origin: Some(origin("NetworkPolicy", &name)),
+        ingress,
+        egress,
+    }
 }
 
 fn rule(random: &mut Random) -> proto::Rule {
-    let actions = [proto::Action::Allow, proto::Action::Deny, proto::Action::Pass, proto::Action::Log];
+    let actions = [
+        proto::Action::Allow,
+        proto::Action::Deny,
+        proto::Action::Pass,
+        proto::Action::Log,
+    ];
     let (any_peer, any_port) = (random.chance(20), random.chance(30));
     // Now and then enough blocks that they become a tree.
     let peers_max = if random.chance(20) { 14 } else { 3 };
-    let peers = if any_peer { Vec::new() } else { random.up_to(peers_max, peer) };
-    let ports = if any_port { Vec::new() } else { random.up_to(3, port_match) };
-    proto::Rule { index: 0, action: *random.one(&actions) as i32, any_peer, peers, any_port, ports }
+    let peers = if any_peer {
+        Vec::new()
+    } else {
+        random.up_to(peers_max, peer)
+    };
+    let ports = if any_port {
+        Vec::new()
+    } else {
+        random.up_to(3, port_match)
+    };
+    proto::Rule {
+        index: 0,
+        action: *random.one(&actions) as i32,
+        any_peer,
+        peers,
+        any_port,
+        ports,
+    }
 }
 
 fn peer(random: &mut Random) -> proto::Peer {
@@ -82,9 +136,19 @@ fn peer(random: &mut Random) -> proto::Peer {
             address[last] |= random.below(16) as u8;
             masked(address, length.max(prefix.length))
         };
-        let except = if random.chance(40) { random.up_to(2, inside) } else { Vec::new() };
-        let except = except.into_iter().filter(|hole| masked(hole.address.clone(), prefix.length) == prefix).collect();
-        peer::Peer::IpBlock(proto::IpBlock { prefix: Some(prefix.clone()), except })
+        let except = if random.chance(40) {
+            random.up_to(2, inside)
+        } else {
+            Vec::new()
+        };
+        let except = except
+            .into_iter()
+            .filter(|hole| masked(hole.address.clone(), prefix.length) == prefix)
+            .collect();
+        peer::Peer::IpBlock(proto::IpBlock {
+            prefix: Some(prefix.clone()),
+            except,
+        })
     };
     proto::Peer { peer: Some(peer) }
 }
@@ -95,7 +159,10 @@ fn port_match(random: &mut Random) -> proto::PortMatch {
         0 => None,
         1 => {
             let first = random.below(5) as u32;
-            Some(port_match::Port::Range(proto::PortRange { first, last: first + random.below(3) as u32 }))
+            Some(port_match::Port::Range(proto::PortRange {
+                first,
+                last: first + random.below(3) as u32,
+            }))
         }
         _ => Some(port_match::Port::NamedSet("set-3".into())),
     };
@@ -122,7 +189,11 @@ fn octets(address: IpAddr) -> Vec<u8> {
 fn prefix(random: &mut Random) -> proto::Prefix {
     let bytes = octets(address(random));
     let whole = bytes.len() as u32 * 8;
-    let length = if random.chance(5) { random.below(whole as usize) as u32 } else { whole - random.below(5) as u32 };
+    let length = if random.chance(5) {
+        random.below(whole as usize) as u32
+    } else {
+        whole - random.below(5) as u32
+    };
     masked(bytes, length)
 }
 
@@ -144,16 +215,40 @@ pub(super) fn query(random: &mut Random) -> Query {
     };
     let protocol = *random.one(&[6, 17, 132, 1]);
     let dst_port = if protocol == 1 { 0 } else { random.below(7) as u16 };
-    Query { src, dst, protocol, dst_port, ingress: random.chance(50) }
+    Query {
+        src,
+        dst,
+        protocol,
+        dst_port,
+        ingress: random.chance(50),
+    }
 }
 
 /// The compiled answer, in the words of the reference.
 pub(super) fn judged(snapshot: &Snapshot, port: &str, query: &Query) -> reference::Answer {
     let port = snapshot.port_by_name(port).unwrap();
-    let Query { src, dst, protocol, dst_port, ingress } = *query;
-    let (direction, attachment) =
-        if ingress { (Direction::Ingress, &port.ingress) } else { (Direction::Egress, &port.egress) };
-    let decision = snapshot.judge(attachment, &PolicyQuery { src, dst, protocol, dst_port, direction });
+    let Query {
+        src,
+        dst,
+        protocol,
+        dst_port,
+        ingress,
+    } = *query;
+    let (direction, attachment) = if ingress {
+        (Direction::Ingress, &port.ingress)
+    } else {
+        (Direction::Egress, &port.egress)
+    };
+    let decision = snapshot.judge(
+        attachment,
+        &PolicyQuery {
+            src,
+            dst,
+            protocol,
+            dst_port,
+            direction,
+        },
+    );
     let who = decision.rule.map(|rule| {
         let origin = snapshot.rule_origin(rule).unwrap();
         assert_eq!(origin.direction, direction);
@@ -179,7 +274,12 @@ fn compiled_policy_decides_as_the_linear_reference() {
             for port in &state.ports {
                 let expected = reference::judge(&state, port, &query);
                 allowed += u64::from(expected.0 && expected.1.is_some());
-                assert_eq!(judged(&snapshot, &port.name, &query), expected, "seed {seed}: {query:?} at {}", port.name);
+                assert_eq!(
+                    judged(&snapshot, &port.name, &query),
+                    expected,
+                    "seed {seed}: {query:?} at {}",
+                    port.name
+                );
             }
         }
     }

@@ -26,18 +26,18 @@ pub(super) fn net(text: &str) -> proto::Prefix {
     }
 }
 
-pub(super) fn origin(kind: &str, name: &str) -> Option<proto::Origin> {
+pub(super) fn origin(kind: &str, name: &str) -> proto::Origin {
     let group = if kind == "NetworkPolicy" {
         "networking.k8s.io"
     } else {
         ""
     };
-    Some(proto::Origin {
+    proto::Origin {
         group: group.into(),
         kind: kind.into(),
         namespace: "default".into(),
         name: name.into(),
-    })
+    }
 }
 
 /// The VXLAN ends of node `number`.
@@ -129,7 +129,7 @@ pub(super) fn cluster() -> proto::State {
         pools: vec![pool("10.244.0.0/16"), pool("fd00::/16")],
         services: vec![proto::Service {
             id: "default/web:http".into(),
-            origin: origin("Service", "web"),
+            origin: Some(origin("Service", "web")),
             protocol: 6,
             port: 80,
             cluster_ips: vec![bytes("10.96.0.10")],
@@ -151,7 +151,7 @@ pub(super) fn cluster() -> proto::State {
         }],
         policies: vec![proto::Policy {
             id: "NetworkPolicy/default/web".into(),
-            origin: origin("NetworkPolicy", "web"),
+            origin: Some(origin("NetworkPolicy", "web")),
             ingress: vec![proto::Rule {
                 index: 0,
                 action: proto::Action::Allow as i32,

@@ -4,7 +4,9 @@ mod differential;
 mod fixture;
 mod random;
 mod reference;
+mod refusal;
 mod series;
+mod ways;
 
 use contract::proto;
 use contract::valid::{ValidDelta, ValidState};

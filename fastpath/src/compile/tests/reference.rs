@@ -18,11 +18,14 @@ pub(super) struct Query {
 pub(super) type Answer = (bool, Option<(String, Option<u32>)>);
 
 pub(super) fn judge(state: &proto::State, port: &proto::Port, query: &Query) -> Answer {
-    let attachment = if query.ingress { &port.ingress } else { &port.egress };
+    let attachment = if query.ingress {
+        &port.ingress
+    } else {
+        &port.egress
+    };
     for tier in attachment.iter().flat_map(|attachment| &attachment.tiers) {
-        match judge_tier(state, tier, query) {
-            Some(answer) => return answer,
-            None => continue,
+        if let Some(answer) = judge_tier(state, tier, query) {
+            return answer;
         }
     }
     (true, None)
@@ -31,7 +34,11 @@ pub(super) fn judge(state: &proto::State, port: &proto::Port, query: &Query) -> 
 fn judge_tier(state: &proto::State, tier: &proto::Tier, query: &Query) -> Option<Answer> {
     for id in &tier.policies {
         let policy = state.policies.iter().find(|policy| policy.id == *id).unwrap();
-        for rule in if query.ingress { &policy.ingress } else { &policy.egress } {
+        for rule in if query.ingress {
+            &policy.ingress
+        } else {
+            &policy.egress
+        } {
             if !matches_ports(state, rule, query) || !matches_peers(state, rule, query) {
                 continue;
             }
@@ -72,14 +79,19 @@ fn matches_ports(state: &proto::State, rule: &proto::Rule, query: &Query) -> boo
 fn matches_peers(state: &proto::State, rule: &proto::Rule, query: &Query) -> bool {
     let peer = if query.ingress { query.src } else { query.dst };
     rule.any_peer
-        || rule.peers.iter().any(|wanted| match wanted.peer.as_ref().unwrap() {
-            peer::Peer::IpSet(id) => {
-                set(state, id).members.iter().any(|member| contains(member.prefix.as_ref().unwrap(), peer))
-            }
-            peer::Peer::IpBlock(block) => {
-                contains(block.prefix.as_ref().unwrap(), peer) && !block.except.iter().any(|hole| contains(hole, peer))
-            }
-        })
+        || rule
+            .peers
+            .iter()
+            .any(|wanted| match wanted.peer.as_ref().unwrap() {
+                peer::Peer::IpSet(id) => set(state, id)
+                    .members
+                    .iter()
+                    .any(|member| contains(member.prefix.as_ref().unwrap(), peer)),
+                peer::Peer::IpBlock(block) => {
+                    contains(block.prefix.as_ref().unwrap(), peer)
+                        && !block.except.iter().any(|hole| contains(hole, peer))
+                }
+            })
 }
 
 fn set<'a>(state: &'a proto::State, id: &str) -> &'a proto::IpSet {
