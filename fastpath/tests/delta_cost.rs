@@ -2,6 +2,7 @@
 //!
 //! The figures for a large cluster: `cargo test --release -p fastpath --test delta_cost -- --ignored --nocapture`.
 #![allow(unsafe_code)] // An allocator that counts can't be written without.
+#![allow(clippy::unwrap_used)]
 
 #[path = "support/big_cluster.rs"]
 mod big_cluster;

@@ -6,23 +6,23 @@ use wire::addr::Mac;
 
 /// How big.
 #[derive(Clone, Copy, Debug)]
-pub struct Size {
+pub(crate) struct Size {
     /// Other nodes, each with a block.
-    pub nodes: u32,
+    pub(crate) nodes: u32,
     /// Pods on this node.
-    pub pods: u8,
+    pub(crate) pods: u8,
     /// Service ports.
-    pub services: u32,
+    pub(crate) services: u32,
     /// Backends of each.
-    pub backends: u32,
+    pub(crate) backends: u32,
     /// Policies of four rules.
-    pub policies: u32,
+    pub(crate) policies: u32,
     /// Members of the one large set; the others have ten.
-    pub members: u32,
+    pub(crate) members: u32,
 }
 
 /// The state of that size.
-pub fn cluster(size: Size) -> proto::State {
+pub(crate) fn cluster(size: Size) -> proto::State {
     let vxlan = proto::Encap::Vxlan as i32;
     let end = |number: u32| proto::TunnelEnd {
         encap: vxlan,
@@ -96,12 +96,12 @@ pub fn cluster(size: Size) -> proto::State {
 }
 
 /// Pod address number `number`, in 10.0.0.0/8.
-pub fn pod_address(number: u32) -> Vec<u8> {
+pub(crate) fn pod_address(number: u32) -> Vec<u8> {
     (0x0a00_0000 + number).to_be_bytes().to_vec()
 }
 
 /// Local pod number `number`, with the first few policies.
-pub fn pod(number: u8, policies: u32) -> proto::Port {
+pub(crate) fn pod(number: u8, policies: u32) -> proto::Port {
     let policies: Vec<_> = (0..policies.min(5)).map(policy_id).collect();
     let tier = proto::Tier {
         name: "default".into(),
@@ -122,10 +122,10 @@ pub fn pod(number: u8, policies: u32) -> proto::Port {
 }
 
 /// Service port number `number`.
-pub fn service(number: u32, backends: u32) -> proto::Service {
+pub(crate) fn service(number: u32, backends: u32) -> proto::Service {
     proto::Service {
         id: format!("default/service-{number}:http"),
-        origin: origin("Service", &format!("service-{number}")),
+        origin: Some(origin("Service", &format!("service-{number}"))),
         protocol: 6,
         port: 80,
         cluster_ips: vec![(0x6440_0000 + number).to_be_bytes().to_vec()],
@@ -141,13 +141,13 @@ pub fn service(number: u32, backends: u32) -> proto::Service {
     }
 }
 
-fn origin(kind: &str, name: &str) -> Option<proto::Origin> {
-    Some(proto::Origin {
+fn origin(kind: &str, name: &str) -> proto::Origin {
+    proto::Origin {
         group: String::new(),
         kind: kind.into(),
         namespace: "default".into(),
         name: name.into(),
-    })
+    }
 }
 
 fn ip_set(number: u32, members: u32) -> proto::IpSet {
@@ -162,7 +162,7 @@ fn ip_set(number: u32, members: u32) -> proto::IpSet {
 }
 
 /// The member that is pod address number `number`.
-pub fn set_member(number: u32) -> proto::Member {
+pub(crate) fn set_member(number: u32) -> proto::Member {
     let prefix = Some(proto::Prefix {
         address: pod_address(number),
         length: 32,
@@ -199,14 +199,14 @@ fn policy(number: u32) -> proto::Policy {
     };
     proto::Policy {
         id: policy_id(number),
-        origin: origin("NetworkPolicy", &format!("policy-{number}")),
+        origin: Some(origin("NetworkPolicy", &format!("policy-{number}"))),
         ingress: vec![rule(0), rule(1)],
         egress: vec![rule(0), rule(1)],
     }
 }
 
 /// One uplink with a default route.
-pub fn underlay() -> Underlay {
+pub(crate) fn underlay() -> Underlay {
     let router: std::net::IpAddr = [192, 168, 0, 254].into();
     let hop = NextHop {
         port: "uplink".into(),
