@@ -7,7 +7,6 @@ use std::{
     hash::Hasher,
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -43,20 +42,6 @@ fn frame(number: u8) -> Vec<u8> {
     frame
 }
 
-/// A number that the driver counts, by its name in `ethtool -S`.
-fn driver_counter(interface: &str, name: &str) -> u64 {
-    let output = Command::new("ethtool").args(["-S", interface]).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let value = text
-        .lines()
-        .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
-    value
-        .unwrap_or_else(|| panic!("no {name} in {text}"))
-        .trim()
-        .parse()
-        .unwrap()
-}
-
 /// Passing a pod's packet to the kernel would carry it past policy.
 #[test]
 fn a_pods_packet_without_a_socket_is_dropped() {
@@ -70,7 +55,9 @@ fn a_pods_packet_without_a_socket_is_dropped() {
     let wire = PacketSocket::bind("wire0");
 
     wire.send(&frame(1));
-    until("the drop", || driver_counter("pod0", "rx_queue_0_xdp_drops") == 1);
+    until("the drop", || {
+        netns::driver_counter("pod0", "rx_queue_0_xdp_drops") == 1
+    });
 
     // A socket that comes and goes changes nothing for the kernel.
     let mut memory = Memory::mapped(256, 2048).unwrap();
@@ -86,7 +73,7 @@ fn a_pods_packet_without_a_socket_is_dropped() {
     program.clear_socket(0).unwrap();
     wire.send(&frame(3));
     until("the second drop", || {
-        driver_counter("pod0", "rx_queue_0_xdp_drops") == 2
+        netns::driver_counter("pod0", "rx_queue_0_xdp_drops") == 2
     });
 
     assert_eq!(

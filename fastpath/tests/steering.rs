@@ -19,7 +19,7 @@ use etherparse::{
 use fastpath::io::{
     Memory, PacketIo,
     afxdp::{AfxdpOptions, AfxdpPort, Umem},
-    bpf::{AddressKinds, Steer, SteerConfig, SteerCounters},
+    bpf::{AddressKinds, PodProgram, Steer, SteerConfig, SteerCounters},
     clock,
 };
 use support::{netns, packet_socket::PacketSocket, root_or_skip};
@@ -40,7 +40,7 @@ const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 struct Lab {
     steer: Option<Steer>,
     port: Option<AfxdpPort>,
-    _umem: Umem,
+    umem: Umem,
     memory: Memory,
     wire: PacketSocket,
     bpffs: PathBuf,
@@ -61,7 +61,7 @@ impl Lab {
         let mut lab = Self {
             steer: None,
             port: None,
-            _umem: umem,
+            umem: umem,
             memory,
             wire: PacketSocket::bind("wire0"),
             bpffs,
@@ -96,7 +96,7 @@ impl Lab {
     }
 
     fn open_port(&mut self) {
-        let mut port = AfxdpPort::open(&self._umem, "uplink0", 0, AfxdpOptions::default()).unwrap();
+        let mut port = AfxdpPort::open(&self.umem, "uplink0", 0, AfxdpOptions::default()).unwrap();
         port.rx(&mut self.memory, &mut Vec::new(), 0);
         self.steer().set_socket(0, port.socket()).unwrap();
         self.port = Some(port);
@@ -653,6 +653,46 @@ fn pins_of_an_interface_that_is_gone_do_not_hinder_the_next_of_its_name() {
     lab.wire = PacketSocket::bind("wire0");
     lab.start();
     lab.assert_ours("on the new interface", &tcp4(STRANGER4, POD4, 5, 80));
+}
+
+/// A pod whose node's dataplane died must not get past policy by way of the kernel.
+#[test]
+fn a_pods_pinned_program_drops_while_nobody_runs_and_is_adopted() {
+    if !root_or_skip() {
+        return;
+    }
+    let mut lab = Lab::new();
+    netns::quiet_veth("pod0", "podwire0", 1, 1500);
+    let (kernel, pod) = (PacketSocket::bind("pod0"), PacketSocket::bind("podwire0"));
+    let packet = tcp4(POD4, STRANGER4, 5, 80);
+
+    drop(PodProgram::attach_pinned("pod0", 1, &lab.bpffs).unwrap());
+    pod.send(&packet);
+    let start = Instant::now();
+    while netns::driver_counter("pod0", "rx_queue_0_xdp_drops") == 0 {
+        assert!(start.elapsed() < DEADLINE, "not dropped");
+    }
+    assert_eq!(
+        kernel.receive(Duration::ZERO),
+        None,
+        "the kernel saw a pod's packet"
+    );
+
+    let program = PodProgram::attach_pinned("pod0", 1, &lab.bpffs).unwrap();
+    let mut port = AfxdpPort::open(&lab.umem, "pod0", 0, AfxdpOptions::default()).unwrap();
+    let mut frames = Vec::new();
+    port.rx(&mut lab.memory, &mut frames, 0);
+    program.set_socket(0, port.socket()).unwrap();
+    pod.send(&packet);
+    while port.rx(&mut lab.memory, &mut frames, 1) == 0 {
+        assert!(start.elapsed() < DEADLINE, "not received");
+    }
+    lab.memory.release(frames.pop().unwrap());
+    assert_eq!(port.close(&mut lab.memory), 0);
+    program.remove().unwrap();
+    pod.send(&packet);
+    assert_eq!(kernel.receive(DEADLINE), Some(packet), "taken off");
+    assert!(!PodProgram::detach("pod0", &lab.bpffs).unwrap());
 }
 
 /// The committed object is what its source says, where the compiler that made it is at hand.

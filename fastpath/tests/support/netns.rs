@@ -55,6 +55,23 @@ pub fn quiet_veth(a: &str, b: &str, queues: u16, mtu: u32) {
     }
 }
 
+/// A number that the driver counts, by its name in `ethtool -S`.
+pub fn driver_counter(interface: &str, name: &str) -> u64 {
+    let output = Command::new("ethtool")
+        .args(["-S", interface])
+        .output()
+        .expect("ethtool tells");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let value = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
+    value
+        .unwrap_or_else(|| panic!("no {name} in {text}"))
+        .trim()
+        .parse()
+        .expect("a number")
+}
+
 /// A named namespace beside the thread's, deleted on drop.
 pub struct Namespace {
     name: String,

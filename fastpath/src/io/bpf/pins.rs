@@ -18,9 +18,12 @@ use super::{
 
 /// Version of the maps' layout: maps of another one are not adopted, the link is.
 const MAPS: &str = "maps-v1";
+/// Folder of the pods' links; an interface's name has no colon.
+const PODS: &str = "pods:";
 const BPF_FS_MAGIC: libc::c_long = 0xcafe_4a11;
 
 /// The pins of one interface.
+#[derive(Debug)]
 pub(super) struct Pins {
     folder: PathBuf,
 }
@@ -38,6 +41,18 @@ impl Pins {
     /// The interface's folder, if it is there.
     pub(super) fn existing(interface: &str, bpffs: &Path) -> Option<Self> {
         Some(Self::at(interface, bpffs)).filter(|pins| pins.folder.is_dir())
+    }
+
+    /// As [`new`](Self::new), for a pod's link: these stand in a folder of their own.
+    pub(super) fn of_pod(interface: &str, bpffs: &Path) -> Result<Self, AttachError> {
+        let place = bpffs.display().to_string();
+        mount(bpffs).map_err(|error| AttachError::system(&place, "mount a BPF filesystem", error))?;
+        Self::new(interface, &bpffs.join(PODS))
+    }
+
+    /// As [`existing`](Self::existing), for a pod's link.
+    pub(super) fn existing_of_pod(interface: &str, bpffs: &Path) -> Option<Self> {
+        Self::existing(interface, &bpffs.join(PODS))
     }
 
     fn at(interface: &str, bpffs: &Path) -> Self {
@@ -117,9 +132,9 @@ fn remove_folder(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.is_dir() {
-            remove_folder(&path)?
+            remove_folder(&path)?;
         } else {
-            fs::remove_file(path)?
+            fs::remove_file(path)?;
         }
     }
     fs::remove_dir(folder)

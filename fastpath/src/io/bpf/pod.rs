@@ -3,28 +3,65 @@
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::Path,
 };
 
 use super::{
     attach::{self, AttachError},
+    pins::Pins,
     sys::{self, Instruction, Map},
 };
 
 /// Redirects every packet of an interface to the socket of its queue, and drops it where there is none: passing it to the kernel
-/// would carry it past policy. Detached when dropped.
+/// would carry it past policy. Detached when dropped, unless it is pinned.
 #[derive(Debug)]
 pub struct PodProgram {
     sockets: Map,
     queues: u16,
     _link: OwnedFd,
+    pins: Option<Pins>,
 }
 
 impl PodProgram {
-    /// Loads the program and attaches it to `interface`, which has `queues` queues.
+    /// Loads the program and attaches it to `interface`, which has `queues` queues. When the process ends the pod's packets
+    /// go to the kernel.
     ///
     /// # Errors
     /// [`AttachError`].
     pub fn attach(interface: &str, queues: u16) -> Result<Self, AttachError> {
+        Self::load(interface, queues, None)
+    }
+
+    /// As [`attach`](Self::attach), pinned below `bpffs`: when the process ends the pod's packets are dropped, and the next
+    /// process adopts the place without a gap.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn attach_pinned(interface: &str, queues: u16, bpffs: &Path) -> Result<Self, AttachError> {
+        let pins = Pins::of_pod(interface, bpffs)?;
+        Self::load(interface, queues, Some(pins))
+    }
+
+    /// Takes a pinned program off `interface`, or forgets that of an interface that is gone. Returns whether there was one.
+    ///
+    /// # Errors
+    /// [`AttachError`] when it cannot be removed.
+    pub fn detach(interface: &str, bpffs: &Path) -> Result<bool, AttachError> {
+        match Pins::existing_of_pod(interface, bpffs) {
+            Some(pins) => pins.remove().map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Takes the program off, and its pin away: the pod is gone.
+    ///
+    /// # Errors
+    /// [`AttachError`] when the pin cannot be removed.
+    pub fn remove(self) -> Result<(), AttachError> {
+        self.pins.as_ref().map_or(Ok(()), Pins::remove)
+    }
+
+    fn load(interface: &str, queues: u16, pins: Option<Pins>) -> Result<Self, AttachError> {
         let failed = |action| move |error| AttachError::system(interface, action, error);
         let map = sys::create_map(
             sys::MAP_TYPE_XSKMAP,
@@ -36,11 +73,25 @@ impl PodProgram {
         .map_err(failed("make an XSKMAP"))?;
         let program = sys::load_xdp(&program(map.as_fd()), c"Apache-2.0", "ringway_pod")
             .map_err(failed("load the XDP program"))?;
-        let link = attach::attach(program.as_fd(), interface)?;
+        let index = attach::index(interface)?;
+        let adopted = pins.as_ref().map_or(Ok(None), |pins| pins.link_on(index))?;
+        let link = match (adopted, &pins) {
+            (Some(link), _) => {
+                sys::update_link(link.as_fd(), program.as_fd()).map_err(failed("replace the XDP program"))?;
+                link
+            }
+            (None, Some(pins)) => {
+                let link = attach::attach(program.as_fd(), interface)?;
+                pins.pin_link(link.as_fd())?;
+                link
+            }
+            (None, None) => attach::attach(program.as_fd(), interface)?,
+        };
         Ok(Self {
             sockets: Map::new(map, 4, 4),
             queues,
             _link: link,
+            pins,
         })
     }
 
