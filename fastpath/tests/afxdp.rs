@@ -1,4 +1,6 @@
 //! `AF_XDP` ports among real interfaces: pods, dead devices, and what refusals say.
+#![allow(clippy::unwrap_used, clippy::needless_for_each, reason = "a test")]
+#![allow(clippy::cast_sign_loss, clippy::cast_possible_wrap, reason = "small numbers")]
 
 mod support;
 
@@ -285,6 +287,47 @@ fn dial(pod: &Namespace) -> (usize, u64) {
     data.iter().for_each(|byte| hash.write_u8(*byte));
     stream.write_all(&data).unwrap();
     (data.len(), hash.finish())
+}
+
+/// Workers of one node, each with a queue of every port and a memory of its own.
+#[test]
+fn each_worker_has_an_anchor_and_its_own_queues() {
+    if !root_or_skip() {
+        return;
+    }
+    netns::enter_fresh();
+    netns::quiet_veth("pod0", "wire0", 2, 1500);
+    netns::quiet_veth("anchor0", "anchor1", 2, 1500);
+    let program = PodProgram::attach("pod0", 2).unwrap();
+    let mut workers: Vec<_> = (0..2)
+        .map(|queue| {
+            let mut memory = Memory::mapped(256, 2048).unwrap();
+            let umem = Umem::register(&memory, "anchor0", queue).unwrap();
+            let mut port = AfxdpPort::open(&umem, "pod0", queue, AfxdpOptions::default()).unwrap();
+            port.rx(&mut memory, &mut Vec::new(), 0);
+            program.set_socket(queue, port.socket()).unwrap();
+            (memory, umem, port)
+        })
+        .collect();
+    let wire = PacketSocket::bind("wire0");
+    // Fewer than one queue's chunks.
+    let (mut frames, mut received) = (Vec::new(), 0);
+    (0..50).for_each(|number| wire.send(&frame(number)));
+    until("all frames, whichever queue they took", || {
+        for (memory, _, port) in &mut workers {
+            received += port.rx(memory, &mut frames, BATCH_MAX);
+            port.tx(memory, &mut frames);
+            assert!(frames.is_empty(), "each worker sends on its own queue");
+        }
+        received == 50
+    });
+    let mut numbers: Vec<_> = (0..50).map(|_| wire.receive(DEADLINE).unwrap()[20]).collect();
+    numbers.sort_unstable();
+    assert!(numbers.into_iter().eq(0..50));
+    for (memory, _, port) in &mut workers {
+        until("every chunk is back", || port.close(memory) == 0);
+        assert_eq!(memory.free_chunks(), memory.chunks());
+    }
 }
 
 #[test]

@@ -1,4 +1,6 @@
 //! What every port must do, whatever is behind it.
+#![allow(clippy::unwrap_used, clippy::needless_for_each, reason = "a test")]
+#![allow(clippy::cast_sign_loss, clippy::cast_possible_wrap, reason = "small numbers")]
 
 mod support;
 
@@ -46,7 +48,7 @@ trait Harness {
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Packets of an experimental EtherType (IEEE 802), told apart by their number.
+/// Packets of an experimental `EtherType` (IEEE 802), told apart by their number.
 fn packet(number: u32, len: usize) -> Vec<u8> {
     let mut packet = vec![0x02, 0, 0, 0, 0, 2, 0x02, 0, 0, 0, 0, 1, 0x88, 0xb5];
     packet.extend(number.to_be_bytes());
@@ -190,7 +192,7 @@ fn wait_ends_on_arrival_or_timeout(harness: &mut impl Harness) {
     let start = Instant::now();
     let other = thread::spawn(move || inject(packet(1, 100)));
     let (port, _) = harness.parts();
-    PacketIo::wait(&mut [port], Duration::from_secs(60));
+    PacketIo::wait(&mut [port], Duration::from_mins(1));
     assert!(start.elapsed() < DEADLINE, "slept over an arrival");
     let frames = receive(harness, 1);
     other.join().unwrap();
@@ -292,6 +294,9 @@ conformance!(pcap, Some(CaptureHarness::new()));
 conformance!(afxdp, AfxdpHarness::new(1500, 2048));
 conformance!(afxdp_jumbo, AfxdpHarness::new(9000, 4096));
 
+#[cfg(feature = "xsk-rs")]
+conformance!(xsk_rs, xsk_rs_harness::XskRsHarness::new());
+
 /// A ring, or a wrapper around one.
 struct RingHarness<P> {
     port: P,
@@ -323,6 +328,7 @@ impl AroundRing for Fault<RingPort> {
 const RING_SLOTS: usize = 64;
 
 impl<P: AroundRing> RingHarness<P> {
+    #[expect(clippy::unnecessary_wraps, reason = "as the harnesses that may be missing")]
     fn around(wrap: impl FnOnce(RingPort) -> P) -> Option<Self> {
         Some(Self {
             port: wrap(RingPort::new(RING_SLOTS)),
@@ -503,5 +509,70 @@ impl Harness for AfxdpHarness {
 
     fn resume(&mut self) {
         netns::run("ip link set port0 up");
+    }
+}
+
+/// As [`AfxdpHarness`], by way of `xsk-rs`.
+#[cfg(feature = "xsk-rs")]
+mod xsk_rs_harness {
+    use fastpath::io::xsk_rs::XskRsPort;
+
+    use super::*;
+
+    pub(crate) struct XskRsHarness {
+        port: XskRsPort,
+        _program: PodProgram,
+        memory: Memory,
+        wire: PacketSocket,
+    }
+
+    impl XskRsHarness {
+        pub(crate) fn new() -> Option<Self> {
+            if !root_or_skip() {
+                return None;
+            }
+            netns::enter_fresh();
+            netns::quiet_veth("port0", "wire0", 1, 1500);
+            let program = PodProgram::attach("port0", 1).unwrap();
+            let port = XskRsPort::open("port0", 0, TX_SLOTS).unwrap();
+            program.set_socket(0, port.socket()).unwrap();
+            let memory = Memory::heap(512, 2048);
+            Some(Self {
+                port,
+                _program: program,
+                memory,
+                wire: PacketSocket::bind("wire0"),
+            })
+        }
+    }
+
+    impl Harness for XskRsHarness {
+        type Port = XskRsPort;
+
+        fn parts(&mut self) -> (&mut XskRsPort, &mut Memory) {
+            (&mut self.port, &mut self.memory)
+        }
+
+        fn deliver(&mut self, packet: &[u8]) {
+            self.wire.send(packet);
+        }
+
+        fn sent(&mut self) -> Option<Vec<u8>> {
+            self.wire.receive(Duration::from_secs(2))
+        }
+
+        fn injector(&mut self) -> Option<Box<dyn FnOnce(Vec<u8>) + Send>> {
+            let wire = self.wire.clone();
+            Some(Box::new(move |packet| wire.send(&packet)))
+        }
+
+        fn stall(&mut self) -> Option<usize> {
+            netns::run("ip link set port0 down");
+            Some(TX_SLOTS as usize)
+        }
+
+        fn resume(&mut self) {
+            netns::run("ip link set port0 up");
+        }
     }
 }

@@ -1,4 +1,6 @@
 //! What the program on an uplink takes, what it leaves to the kernel, and how it outlives the process.
+#![allow(clippy::unwrap_used, clippy::needless_for_each, reason = "a test")]
+#![allow(clippy::cast_sign_loss, clippy::cast_possible_wrap, reason = "small numbers")]
 
 mod support;
 
@@ -61,7 +63,7 @@ impl Lab {
         let mut lab = Self {
             steer: None,
             port: None,
-            umem: umem,
+            umem,
             memory,
             wire: PacketSocket::bind("wire0"),
             bpffs,

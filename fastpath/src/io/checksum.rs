@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn completed_checksums_are_those_of_a_builder_also_over_odd_chains() {
         for len in [0, 1, 6, 1459, 1739, 1740, 5001, 9000] {
-            let (whole, partial) = segment(&(0..len).map(|i| (i * 13) as u8).collect::<Vec<_>>());
+            let (whole, partial) = segment(&(0..len).map(|i: u32| (i * 13) as u8).collect::<Vec<_>>());
             let mut memory = Memory::heap(8, 2048);
             // An odd place for the first segment's end.
             let mut frame = memory.allocate_copy(&partial[..partial.len().min(61)]).unwrap();

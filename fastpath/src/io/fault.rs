@@ -181,6 +181,8 @@ mod tests {
             counts.tx_full > 0 && counts.truncated > 0 && counts.spurious_wakes > 0,
             "{counts:?}"
         );
-        frames.into_iter().for_each(|frame| memory.release(frame));
+        for frame in frames {
+            memory.release(frame);
+        }
     }
 }

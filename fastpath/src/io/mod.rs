@@ -18,6 +18,8 @@ pub mod ring;
 pub mod tap;
 pub mod unix;
 pub mod wait;
+#[cfg(feature = "xsk-rs")]
+pub mod xsk_rs;
 
 use std::{os::fd::RawFd, time::Duration};
 

@@ -6,19 +6,32 @@
 pub mod netns;
 pub mod packet_socket;
 
-/// `true` when the test may go on. Without root it prints `SKIPPED`, and fails if `RINGWAY_REQUIRE` names what is missing.
+/// `true` when the test may go on. Without root, or without `AF_XDP` in the kernel, it prints `SKIPPED`, and fails if
+/// `RINGWAY_REQUIRE` names what is missing.
 pub fn root_or_skip() -> bool {
     // SAFETY: plain system call without arguments.
-    if unsafe { libc::geteuid() } == 0 {
+    let missing = if unsafe { libc::geteuid() } != 0 {
+        "root"
+    } else if !kernel_has_af_xdp() {
+        "afxdp"
+    } else {
         return true;
-    }
+    };
     let required = std::env::var("RINGWAY_REQUIRE").unwrap_or_default();
     assert!(
-        !required.split(',').any(|need| need == "root" || need == "afxdp"),
-        "needs root, and RINGWAY_REQUIRE={required}"
+        !required.split(',').any(|need| need == missing),
+        "needs {missing}, and RINGWAY_REQUIRE={required}"
     );
-    println!("SKIPPED: needs root");
+    println!("SKIPPED: needs {missing}");
     false
+}
+
+fn kernel_has_af_xdp() -> bool {
+    // SAFETY: plain system call without pointers.
+    let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    // SAFETY: the socket is ours, or -1, for which close does nothing.
+    unsafe { libc::close(fd) };
+    fd >= 0
 }
 
 /// Takes all capabilities from this thread, for good.

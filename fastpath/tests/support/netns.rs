@@ -12,12 +12,8 @@ use std::{
 /// Moves this thread, and the commands it starts, into a fresh network namespace, which goes when its last socket goes.
 pub fn enter_fresh() {
     // SAFETY: changes this thread alone.
-    assert_eq!(
-        unsafe { libc::unshare(libc::CLONE_NEWNET) },
-        0,
-        "{}",
-        io::Error::last_os_error()
-    );
+    let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
     run("ip link set lo up");
 }
 
@@ -102,7 +98,8 @@ impl Namespace {
         let path = CString::new(format!("/run/netns/{}", self.name)).expect("no nul");
         let file = File::open(path.to_str().expect("ASCII")).expect("the namespace");
         // SAFETY: changes this thread alone.
-        assert_eq!(unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
+        let result = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
     }
 }
 

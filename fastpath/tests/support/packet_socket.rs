@@ -36,7 +36,7 @@ impl PacketSocket {
         let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
         address.sll_protocol = protocol;
-        address.sll_ifindex = index as i32;
+        address.sll_ifindex = index.cast_signed();
         let len = size_of_val(&address) as libc::socklen_t;
         // SAFETY: `address` is `len` bytes that live through the call.
         let bound = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) };
@@ -63,7 +63,7 @@ impl PacketSocket {
     pub fn try_send(&self, frame: &[u8]) -> bool {
         // SAFETY: `frame` is readable for its length.
         let sent = unsafe { libc::send(self.fd.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
-        sent == frame.len() as isize
+        sent == frame.len().cast_signed()
     }
 
     /// The next frame that came in, `None` after `timeout`.
@@ -94,10 +94,10 @@ impl PacketSocket {
                 )
             };
             // What is sent is seen here too; an interface that went down says so once.
-            if len < 0 || from.sll_pkttype == libc::PACKET_OUTGOING as u8 {
+            if len < 0 || from.sll_pkttype == libc::PACKET_OUTGOING {
                 continue;
             }
-            buffer.truncate(len as usize);
+            buffer.truncate(len.cast_unsigned());
             return Some(buffer);
         }
     }

@@ -61,7 +61,9 @@ mod tests {
     #[test]
     fn what_went_in_and_did_not_come_out_is_drained_once() {
         let mut lent = Lent::new(130);
-        [0, 63, 64, 129].into_iter().for_each(|chunk| lent.insert(chunk));
+        for chunk in [0, 63, 64, 129] {
+            lent.insert(chunk);
+        }
         assert!(lent.remove(63) && !lent.remove(63) && !lent.remove(5000));
         let mut left = Vec::new();
         lent.drain(|chunk| left.push(chunk));

@@ -15,5 +15,7 @@ pub use error::BindError;
 pub use group::QueueGroup;
 pub use port::{AfxdpOptions, AfxdpPort, Liveness};
 pub(super) use socket::interface_index;
+#[cfg(feature = "xsk-rs")]
+pub(super) use socket::interface_mtu;
 pub use socket::{Mode, Statistics};
 pub use umem::Umem;

@@ -47,7 +47,8 @@ pub enum Liveness {
 /// An `AF_XDP` socket on one queue.
 ///
 /// It may be opened on any thread of the interface's network namespace, and used on any one thread then. It takes chunks from
-/// the worker's memory on [`rx`](PacketIo::rx) and gives them all back on [`close`](PacketIo::close).
+/// the worker's memory on [`rx`](PacketIo::rx) and gives them all back on [`close`](PacketIo::close); dropped without that, it takes
+/// them along.
 pub struct AfxdpPort {
     /// `None` once closed: the rings are read without it.
     socket: Option<OwnedFd>,

@@ -320,12 +320,17 @@ pub(super) fn wake_rx(socket: BorrowedFd<'_>) {
 
 /// The interface's MTU.
 pub(super) fn mtu(name: &QueueName) -> Result<u32, BindError> {
-    let mut request = interface_request(&name.interface);
+    interface_mtu(&name.interface).map_err(|error| name.error("reading the MTU", error))
+}
+
+/// The MTU of the interface with this name.
+pub(in crate::io) fn interface_mtu(interface: &str) -> io::Result<u32> {
+    let mut request = interface_request(interface);
     // Any socket answers interface requests but AF_XDP ones: a throw-away datagram socket asks.
-    let asker = datagram_socket().map_err(|error| name.error("reading the MTU", error))?;
+    let asker = datagram_socket()?;
     // SAFETY: `request` is an ifreq that lives through the call.
     if unsafe { libc::ioctl(asker.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) } != 0 {
-        return Err(name.error("reading the MTU", io::Error::last_os_error()));
+        return Err(io::Error::last_os_error());
     }
     // SAFETY: SIOCGIFMTU fills this member.
     Ok(unsafe { request.ifr_ifru.ifru_mtu }.cast_unsigned())

@@ -21,8 +21,8 @@ pub struct Umem {
 }
 
 impl Umem {
-    /// Registers `memory`, anchored to `queue` of `interface`: `lo` (which has one queue) for one worker, else a dummy device
-    /// or the host port with a queue for each worker. No packet is received or sent through the anchor.
+    /// Registers `memory`, anchored to `queue` of `interface`: `lo` (which has one queue) for one worker, else the host port or
+    /// another veth with a queue for each worker. No packet is received or sent through the anchor.
     ///
     /// # Errors
     /// [`BindError`].

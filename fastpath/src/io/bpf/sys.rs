@@ -50,6 +50,7 @@ macro_rules! attributes {
     ($($name:ident { $($field:ident: $kind:ty),* $(,)? })*) => {$(
         #[derive(Default)]
         #[repr(C)]
+        #[allow(clippy::struct_field_names, reason = "the kernel's names")]
         struct $name { $($field: $kind),* }
         impl Attribute for $name {}
     )*};

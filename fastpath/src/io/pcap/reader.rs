@@ -221,7 +221,7 @@ mod tests {
                 bytes: b"abc".to_vec(),
                 ..Record::default()
             };
-            assert_eq!(read(micro).unwrap(), [expected.clone()]);
+            assert_eq!(read(micro).unwrap(), std::slice::from_ref(&expected));
             assert_eq!(read(nano).unwrap(), [expected]);
         }
     }
