@@ -232,8 +232,10 @@ fn within(subject: &Subject, limit: &str, found: usize, max: u32) -> Result<(), 
         .into())
 }
 
-/// Tables of nothing.
-fn empty() -> Snapshot {
+/// Tables of nothing, version 0: before the first state.
+///
+/// [`apply_underlay`] and [`replace`] lead on from here as [`compile`] does.
+pub fn empty() -> Snapshot {
     let name: Arc<str> = "".into();
     Snapshot {
         version: 0,

@@ -196,3 +196,16 @@ fn a_member_of_a_set_decides_again_the_endpoints_that_it_concerns() {
     let web = snapshot.port_by_name("pod:default/web").unwrap();
     assert_eq!(after.bumps.iter().collect::<Vec<_>>(), [web.policy_shard]);
 }
+
+#[test]
+fn an_underlay_before_the_first_state_is_as_good_as_with_it() {
+    let early = apply_underlay(&super::empty(), &underlay()).unwrap().snapshot;
+    let state = ValidState::try_from(cluster()).unwrap();
+    let snapshot = super::replace(&early, &state).unwrap().snapshot;
+    let route = snapshot.route(address("10.244.2.7"));
+    assert!(matches!(route.target, RouteTarget::RemotePod { tunnel: Some(_), .. }));
+    assert_eq!(
+        snapshot.forwarding_mtu(&route, address("10.244.2.7"), 0),
+        compiled(&cluster(), &underlay()).forwarding_mtu(&route, address("10.244.2.7"), 0)
+    );
+}
