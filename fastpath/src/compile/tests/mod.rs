@@ -203,7 +203,10 @@ fn an_underlay_before_the_first_state_is_as_good_as_with_it() {
     let state = ValidState::try_from(cluster()).unwrap();
     let snapshot = super::replace(&early, &state).unwrap().snapshot;
     let route = snapshot.route(address("10.244.2.7"));
-    assert!(matches!(route.target, RouteTarget::RemotePod { tunnel: Some(_), .. }));
+    assert!(matches!(
+        route.target,
+        RouteTarget::RemotePod { tunnel: Some(_), .. }
+    ));
     assert_eq!(
         snapshot.forwarding_mtu(&route, address("10.244.2.7"), 0),
         compiled(&cluster(), &underlay()).forwarding_mtu(&route, address("10.244.2.7"), 0)
