@@ -2,6 +2,7 @@
 
 mod ask;
 mod lab;
+mod replay;
 
 use std::fmt;
 use std::process::ExitCode;
@@ -16,6 +17,8 @@ enum Command {
     /// A cluster in network namespaces, without Kubernetes
     #[command(subcommand)]
     Lab(lab::Command),
+    /// Captures through the pipeline, without NIC, cluster or root; every packet gets its verdict
+    Replay(replay::Args),
     /// Health, ports, workers and conservation of a running fastpath; exit 1 when something is wrong
     Status(ask::Target),
     /// Its connections
@@ -31,6 +34,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Command::parse() {
         Command::Lab(command) => lab::run(command),
+        Command::Replay(args) => replay::run(&args),
         Command::Status(target) => ask::status(&target),
         Command::Flows(args) => ask::flows(&args),
         Command::Services(target) => ask::plain(&target, &Question::Services),
