@@ -147,6 +147,11 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
         &mut self.observer
     }
 
+    /// Who watched it, when it has done its work.
+    pub fn into_observer(self) -> O {
+        self.observer
+    }
+
     /// Its frame memory, and one of its ports: to feed and drain ports that live in this process.
     pub fn port_mut(&mut self, port: PortId) -> Option<(&mut Memory, &mut P)> {
         Some((&mut self.memory, self.ports.get_mut(port.index())?.as_mut()?))

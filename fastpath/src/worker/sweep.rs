@@ -31,13 +31,26 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
             return;
         }
         self.sweeper.next_ns = now_ns + STEP_NS;
-        let budget = self.flows.v4.sweep_budget(STEPS_PER_ROUND).min(STEP_SLOTS_MAX);
-        let v4 = self.flows.v4.sweep(budget, |connection| {
-            judge::<V4, 2, 8>(connection, &deadlines, now_ms)
+        let v4 = self.flows.v4.sweep_budget(STEPS_PER_ROUND).min(STEP_SLOTS_MAX);
+        let v6 = self.flows.v6.sweep_budget(STEPS_PER_ROUND).min(STEP_SLOTS_MAX);
+        self.sweep_part(&deadlines, now_ms, v4, v6);
+    }
+
+    /// Removes every connection of this worker's share whose time is up: where a clock jumps, as in a replay. Between batches.
+    pub fn expire_all(&mut self, now_ns: u64) {
+        let deadlines = Deadlines::new(self.snapshot.snapshot().timeouts());
+        // A part ends at the end of the share: the first goes from the hand to it, the second from the start.
+        for _ in 0..2 {
+            self.sweep_part(&deadlines, (now_ns / 1_000_000) as u32, u32::MAX, u32::MAX);
+        }
+    }
+
+    fn sweep_part(&mut self, deadlines: &Deadlines, now_ms: u32, slots_v4: u32, slots_v6: u32) {
+        let v4 = self.flows.v4.sweep(slots_v4, |connection| {
+            judge::<V4, 2, 8>(connection, deadlines, now_ms)
         });
-        let budget = self.flows.v6.sweep_budget(STEPS_PER_ROUND).min(STEP_SLOTS_MAX);
-        let v6 = self.flows.v6.sweep(budget, |connection| {
-            judge::<V6, 5, 12>(connection, &deadlines, now_ms)
+        let v6 = self.flows.v6.sweep(slots_v6, |connection| {
+            judge::<V6, 5, 12>(connection, deadlines, now_ms)
         });
         self.counters
             .flows_expired
