@@ -34,7 +34,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Command::parse() {
         Command::Lab(command) => lab::run(command),
-        Command::Replay(args) => replay::run(&args),
+        Command::Replay(args) => replay::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Status(target) => ask::status(&target),
         Command::Flows(args) => ask::flows(&args),
         Command::Services(target) => ask::plain(&target, &Question::Services),

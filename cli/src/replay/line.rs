@@ -8,7 +8,7 @@ use fastpath::flow::Tuple;
 use fastpath::observe::Fate;
 use fastpath::snapshot::{Direction, RuleOrigin, Snapshot};
 use fastpath::verdict::Verdict;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use wire::IpProtocol;
 
 /// One line. Absent fields do not apply.
@@ -19,6 +19,7 @@ pub(super) struct Line {
     /// Nanoseconds since 1970 of replayed time.
     pub(super) ts: u64,
     /// Where it came in.
+    #[serde(serialize_with = "shared_text")]
     pub(super) port: Arc<str>,
     /// `None` while it is held.
     verdict: Option<&'static str>,
@@ -29,7 +30,7 @@ pub(super) struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<Policy>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    service: Option<Arc<str>>,
+    service: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     flow: Option<Flow>,
 }
@@ -37,6 +38,7 @@ pub(super) struct Line {
 /// A frame that left because of the packet.
 #[derive(Debug, Serialize)]
 pub(super) struct Out {
+    #[serde(serialize_with = "shared_text")]
     pub(super) port: Arc<str>,
     /// Its number in the output file, from 1.
     pub(super) frame: u64,
@@ -90,7 +92,7 @@ impl Line {
         let origin = fate.rule.and_then(|rule| snapshot.rule_origin(rule));
         self.policy = origin.map(|origin| policy(&origin));
         let service = fate.service.and_then(|service| snapshot.service(service));
-        self.service = service.map(|service| Arc::clone(&service.name));
+        self.service = service.map(|service| service.name.to_string());
         self.flow = fate.flow.map(|flow| Flow {
             new: flow.new,
             orig: text(&flow.orig),
@@ -107,6 +109,10 @@ impl Line {
         };
         (self.verdict, self.reason) = (Some(verdict), reason);
     }
+}
+
+fn shared_text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text)
 }
 
 fn policy(origin: &RuleOrigin) -> Policy {
@@ -183,11 +189,25 @@ mod tests {
                 "udp [fd00::1]:53 > [fd00::2]:99",
             ),
             (
-                tuple("10.0.0.1", "10.0.0.2", 7, 7, IpProtocol::ICMP, PortsKind::EchoRequest),
+                tuple(
+                    "10.0.0.1",
+                    "10.0.0.2",
+                    7,
+                    7,
+                    IpProtocol::ICMP,
+                    PortsKind::EchoRequest,
+                ),
                 "icmp 10.0.0.1 > 10.0.0.2 id 7",
             ),
             (
-                tuple("fd00::1", "fd00::2", 7, 7, IpProtocol::ICMPV6, PortsKind::EchoReply),
+                tuple(
+                    "fd00::1",
+                    "fd00::2",
+                    7,
+                    7,
+                    IpProtocol::ICMPV6,
+                    PortsKind::EchoReply,
+                ),
                 "icmp fd00::1 > fd00::2 id 7",
             ),
             (
@@ -253,6 +273,10 @@ mod tests {
             "{\"n\":2,\"ts\":0,\"port\":\"uplink\",\"verdict\":\"tx\"}"
         );
         line.set_verdict(Verdict::Punt(PuntReason::ToHost));
-        assert!(serde_json::to_string(&line).unwrap().ends_with("\"punt\",\"reason\":\"to-host\"}"));
+        assert!(
+            serde_json::to_string(&line)
+                .unwrap()
+                .ends_with("\"punt\",\"reason\":\"to-host\"}")
+        );
     }
 }

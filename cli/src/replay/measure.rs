@@ -27,22 +27,32 @@ pub(super) struct Speed {
 impl Speed {
     /// Nanoseconds per packet; `None` without packets.
     pub(super) fn ns_per_packet(&self) -> Option<f64> {
-        self.per_packet(self.time.as_nanos() as f64)
+        self.per_packet(self.time.as_nanos())
     }
 
     /// TSC ticks per packet.
     pub(super) fn cycles_per_packet(&self) -> Option<f64> {
-        self.per_packet(self.ticks as f64)
+        self.per_packet(u128::from(self.ticks))
     }
 
-    fn per_packet(&self, sum: f64) -> Option<f64> {
-        // A tenth is below what two runs differ by.
-        (self.packets > 0).then(|| (sum / self.packets as f64 * 10.0).round() / 10.0)
+    /// To a tenth, which is below what two runs differ by.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a year in nanoseconds is exact to a microsecond"
+    )]
+    fn per_packet(&self, sum: u128) -> Option<f64> {
+        let tenths = (sum * 10).checked_div(u128::from(self.packets))?;
+        Some(tenths as f64 / 10.0)
     }
 }
 
 /// Plays all of `merge` through fresh tables.
-pub(super) fn measure(shared: &Arc<Shared>, args: &Args, merge: &mut Merge, ports: &[PortId]) -> Result<Speed> {
+pub(super) fn measure(
+    shared: &Arc<Shared>,
+    args: &Args,
+    merge: &mut Merge,
+    ports: &[PortId],
+) -> Result<Speed> {
     let mut bench = Bench::new(shared, args.seed, Unobserved);
     let mut speed = Speed::default();
     let (mut queued, mut now_ns) = (0, 0);

@@ -121,12 +121,11 @@ struct Outputs {
 
 /// Opens them all before the first packet, so that a wrong path is told at once.
 fn outputs(args: &Args) -> Result<Outputs, BadInput> {
-    let paths: Vec<_> = [Some(&args.out), args.verdicts.as_ref(), args.report.as_ref()]
-        .into_iter()
-        .flatten()
-        .collect();
+    let paths = [Some(&args.out), args.verdicts.as_ref(), args.report.as_ref()];
+    let paths: Vec<_> = paths.into_iter().flatten().collect();
     for (at, path) in paths.iter().enumerate() {
-        if paths[..at].contains(path) && path.is_file() | !path.exists() {
+        let special = path.exists() && !path.is_file();
+        if paths[..at].contains(path) && !special {
             return Err(BadInput(format!("{}: two outputs into one file", path.display())));
         }
     }
@@ -150,14 +149,9 @@ fn shared(args: &Args, snapshot: &Arc<Snapshot>) -> Result<Arc<Shared>, BadInput
 }
 
 /// Captures are what the caller gave.
+#[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
 fn bad_capture(error: CaptureError) -> BadInput {
-    let mut message = error.to_string();
-    if let CaptureError::Open { path, .. } = &error
-        && message.is_empty()
-    {
-        message = path.display().to_string();
-    }
-    BadInput(message)
+    BadInput(error.to_string())
 }
 
 fn writing(args: &Args) -> String {

@@ -72,11 +72,18 @@ impl PortNames {
                 PortKind::Pod => 2,
             };
             // `uplink2` before `uplink10`; pods by the letters of their names.
-            let length = if port.kind == PortKind::Uplink { port.name.len() } else { 0 };
+            let length = if port.kind == PortKind::Uplink {
+                port.name.len()
+            } else {
+                0
+            };
             (class, length, Arc::clone(&port.name))
         });
         Self {
-            ports: ports.into_iter().map(|port| (Arc::clone(&port.name), port.id)).collect(),
+            ports: ports
+                .into_iter()
+                .map(|port| (Arc::clone(&port.name), port.id))
+                .collect(),
         }
     }
 
@@ -90,7 +97,10 @@ impl PortNames {
         let found = self.iter().find(|(known, _)| *known == name);
         found.map(|(_, id)| id).ok_or_else(|| {
             let known: Vec<&str> = self.iter().map(|(name, _)| name).collect();
-            BadInput(format!("node {node} has no port {name:?}; it has {}", known.join(", ")))
+            BadInput(format!(
+                "node {node} has no port {name:?}; it has {}",
+                known.join(", ")
+            ))
         })
     }
 }

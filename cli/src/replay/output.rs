@@ -26,7 +26,10 @@ impl Output {
             return Ok(Self::over(file, path, None));
         }
         let Some(name) = path.file_name().filter(|_| !path.is_dir()) else {
-            return Err(BadInput(format!("{}: a directory, expected a file", path.display())));
+            return Err(BadInput(format!(
+                "{}: a directory, expected a file",
+                path.display()
+            )));
         };
         let mut hidden = std::ffi::OsString::from(".");
         hidden.push(name);

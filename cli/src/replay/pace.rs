@@ -24,7 +24,9 @@ impl FromStr for Pace {
         let times = text.strip_prefix('x').and_then(|number| number.parse().ok());
         match times.filter(|times: &f64| times.is_finite() && *times > 0.0) {
             Some(times) => Ok(Self::Times(times)),
-            None => Err("expected asap, realtime or xN, where N is more than 0, such as x10 or x0.5".to_owned()),
+            None => {
+                Err("expected asap, realtime or xN, where N is more than 0, such as x10 or x0.5".to_owned())
+            }
         }
     }
 }
@@ -54,7 +56,10 @@ impl Pacer {
 
 /// The wall's time after which a packet is due that was captured `after_ns` after the first.
 fn due(after_ns: u64, times: f64) -> Duration {
-    #[expect(clippy::cast_precision_loss, reason = "a capture of 100 days is off by a microsecond")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a capture of 100 days is off by a microsecond"
+    )]
     let seconds = after_ns as f64 / 1e9 / times;
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }

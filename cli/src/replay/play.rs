@@ -39,7 +39,7 @@ impl<O: Observer> Bench<O> {
         let memory = Memory::heap(CHUNKS, CHUNK_LEN);
         let mut worker = Worker::new(config, Arc::clone(shared), memory, observer);
         let queue = Queue::default();
-        let ports: Vec<PortId> = shared.snapshot().latest().ports().map(|port| port.id).collect();
+        let ports: Vec<PortId> = shared.snapshot().current().ports().map(|port| port.id).collect();
         for port in ports {
             worker.add_port(port, ReplayPort::new(port, &queue));
         }
@@ -94,14 +94,21 @@ impl Player {
         let now_ns = self.now_ns.unwrap_or(before_ns);
         if until_ns - now_ns >= SWEEP_GAP_NS {
             // Beyond that, milliseconds of 32 bits would begin to lie about what is long ago.
-            self.bench.worker.expire_all(until_ns.min(now_ns.saturating_add(GAP_MAX_NS)));
+            self.bench
+                .worker
+                .expire_all(until_ns.min(now_ns.saturating_add(GAP_MAX_NS)));
         }
         Ok(())
     }
 
     /// What is due until then, in turn.
     fn deadlines(&mut self, until_ns: u64) -> io::Result<()> {
-        while let Some(due_ns) = self.bench.worker.next_deadline_ns().filter(|due| *due <= until_ns) {
+        while let Some(due_ns) = self
+            .bench
+            .worker
+            .next_deadline_ns()
+            .filter(|due| *due <= until_ns)
+        {
             let now_ns = self.now_ns.map_or(due_ns, |now| now.max(due_ns));
             let held = self.bench.worker.held();
             self.poll(now_ns)?;
@@ -126,7 +133,10 @@ impl Player {
         self.now_ns = Some(now_ns);
         self.bench.worker.observer_mut().set_now(now_ns);
         self.bench.worker.poll(now_ns);
-        debug_assert!(self.bench.queue.borrow().is_empty(), "every packet is received at once");
+        debug_assert!(
+            self.bench.queue.borrow().is_empty(),
+            "every packet is received at once"
+        );
         self.bench.worker.observer_mut().settle()
     }
 
@@ -191,7 +201,7 @@ impl Progress {
 
     fn step(&mut self) {
         self.done += 1;
-        if self.done % PROGRESS_STEP == 0
+        if self.done.is_multiple_of(PROGRESS_STEP)
             && let Some(shown) = &mut self.shown
             && shown.elapsed() >= PROGRESS_EVERY
         {

@@ -74,7 +74,11 @@ impl Recorder {
     /// The files, complete.
     pub(super) fn finish(mut self) -> io::Result<(Output, Option<Output>)> {
         self.settle()?;
-        debug_assert!(self.lines.is_empty(), "packets without a verdict: {:?}", self.lines);
+        debug_assert!(
+            self.lines.is_empty(),
+            "packets without a verdict: {:?}",
+            self.lines
+        );
         Ok((self.frames.into_inner()?, self.verdicts))
     }
 
@@ -92,8 +96,14 @@ impl Recorder {
 
 impl Observer for Recorder {
     fn received(&mut self, packet: PacketNumber, port: PortId, _: &[u8]) {
-        debug_assert_eq!(packet.0, self.first + self.lines.len() as u64, "packets come in order");
-        let name = self.name(port).map_or_else(|| Arc::from(""), |(name, _)| Arc::clone(name));
+        debug_assert_eq!(
+            packet.0,
+            self.first + self.lines.len() as u64,
+            "packets come in order"
+        );
+        let name = self
+            .name(port)
+            .map_or_else(|| Arc::from(""), |(name, _)| Arc::clone(name));
         self.lines.push_back(Line::new(packet.0 + 1, self.now_ns, name));
     }
 

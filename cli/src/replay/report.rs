@@ -78,7 +78,13 @@ struct Conservation {
 }
 
 impl<'a> Report<'a> {
-    pub(super) fn new(args: &'a Args, node: &'a Node, names: &'a PortNames, outcome: &Outcome, speed: &Speed) -> Self {
+    pub(super) fn new(
+        args: &'a Args,
+        node: &'a Node,
+        names: &'a PortNames,
+        outcome: &Outcome,
+        speed: &Speed,
+    ) -> Self {
         let counters = &outcome.counters;
         let ports = names.iter().map(|(name, id)| PortReport {
             name,
@@ -90,8 +96,16 @@ impl<'a> Report<'a> {
             repeat: args.repeat.get(),
             max_flows: args.max_flows.get(),
             ports: Ordered(ports.collect()),
-            drops: happened(DropReason::ALL.iter().map(|reason| (reason.name(), counters.dropped(*reason)))),
-            punts: happened(PuntReason::ALL.iter().map(|reason| (reason.name(), counters.punted(*reason)))),
+            drops: happened(
+                DropReason::ALL
+                    .iter()
+                    .map(|reason| (reason.name(), counters.dropped(*reason))),
+            ),
+            punts: happened(
+                PuntReason::ALL
+                    .iter()
+                    .map(|reason| (reason.name(), counters.punted(*reason))),
+            ),
             flows: Flows {
                 created: counters.flows_created.get(),
                 expired: counters.flows_expired.get(),

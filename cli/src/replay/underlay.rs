@@ -43,10 +43,10 @@ pub(super) fn of(state: &ValidState) -> Underlay {
     let Some(uplink) = uplinks.first() else {
         return underlay;
     };
-    for (gateway, anywhere) in GATEWAYS.into_iter().zip([
-        IpNet::V4(Ipv4Net::default()),
-        IpNet::V6(Ipv6Net::default()),
-    ]) {
+    for (gateway, anywhere) in GATEWAYS
+        .into_iter()
+        .zip([IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())])
+    {
         underlay.neighbours.push(neighbour(uplink, gateway, GATEWAY_MAC));
         underlay.routes.push(route(uplink, anywhere, Some(gateway)));
     }
