@@ -170,7 +170,7 @@ impl Header {
 fn options() -> Options {
     // No budget: the files are the operator's own, and a dump of a large cluster is a large document.
     // Aliases keep their limits.
-    serde_saphyr::options! { with_snippet: false, budget: None, strict_booleans: true }
+    serde_saphyr::options! { with_snippet: false, budget: None }
 }
 
 fn read_document(

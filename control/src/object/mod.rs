@@ -4,6 +4,7 @@
 //! use are ignored (`docs/decisions/0003-objects.md` says why these types are our own).
 
 pub mod document;
+mod endpoint_slice;
 pub mod field;
 mod ip_pool;
 mod meta;
@@ -20,13 +21,14 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
 
+pub use endpoint_slice::{Endpoint, EndpointPort, EndpointSlice};
 pub use ip_pool::{IpPool, ServiceCidr, Tunnel};
 pub use meta::{Labels, Metadata, ObjectName};
 pub use network_policy::{NetworkPolicy, PolicyPeer, PolicyPort, PolicyRule, PortSet};
 pub use node::Node;
 pub use pod::{NAME_LABEL, NamedPort, Namespace, Phase, Pod};
 pub use selector::Selector;
-pub use service::{Endpoint, EndpointPort, EndpointSlice, Service, ServiceKind, ServicePort};
+pub use service::{Service, ServiceKind, ServicePort};
 
 /// Everything known about the cluster, in name order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
