@@ -1,11 +1,13 @@
 //! What is refused, by which name, and that nothing of it stays.
 
 use contract::proto::{self, change::Change};
-use contract::valid::ValidDelta;
+use contract::valid::{ValidDelta, ValidState};
+use prost::Message;
 
 use super::compiled;
 use super::fixture::{cluster, net, origin, pod, underlay};
-use crate::compile::{CompileError, apply};
+use super::random::Random;
+use crate::compile::{CompileError, apply, replace};
 use crate::snapshot::Snapshot;
 
 fn refused(snapshot: &Snapshot, changes: Vec<Change>) -> String {
@@ -194,5 +196,62 @@ fn a_delta_for_another_version_asks_for_a_snapshot() {
             expected: 9,
             found: 1
         }
+    );
+}
+
+/// A sound state with bytes changed, and a delta with bytes changed on top of a sound one: refused or compiled, never a panic,
+/// and what was compiled answers.
+#[test]
+fn whatever_is_valid_compiles_or_is_refused() {
+    let good = compiled(&cluster(), &underlay());
+    let upserts = cluster()
+        .ports
+        .into_iter()
+        .map(Change::Port)
+        .chain(cluster().services.into_iter().map(Change::Service));
+    let upserts = upserts.chain(cluster().policies.into_iter().map(Change::Policy));
+    let upserts = upserts.chain(cluster().remote_nodes.into_iter().map(Change::RemoteNode));
+    let changes = upserts
+        .map(|change| proto::Change { change: Some(change) })
+        .collect();
+    let delta = proto::Delta {
+        base_version: 1,
+        version: 2,
+        changes,
+    }
+    .encode_to_vec();
+    let state = cluster().encode_to_vec();
+    let mut compiled_anyway = 0;
+    for seed in 0..4_000 {
+        let mut random = Random(seed);
+        let mut broken = |bytes: &[u8]| {
+            let mut bytes = bytes.to_vec();
+            for _ in 0..=random.below(3) {
+                let place = random.below(bytes.len());
+                bytes[place] = bytes[place].wrapping_add(random.next() as u8 >> random.below(8));
+            }
+            bytes
+        };
+        let after_state = proto::State::decode(&*broken(&state))
+            .ok()
+            .and_then(|state| ValidState::try_from(state).ok());
+        let after_state = after_state.and_then(|state| replace(&good, &state).ok());
+        let after_delta = proto::Delta::decode(&*broken(&delta))
+            .ok()
+            .and_then(|delta| ValidDelta::try_from(delta).ok());
+        let after_delta = after_delta.and_then(|delta| apply(&good, &delta).ok());
+        for after in [after_state, after_delta].into_iter().flatten() {
+            compiled_anyway += 1;
+            for port in after.snapshot.ports() {
+                for address in &*port.addresses {
+                    let route = after.snapshot.route(*address);
+                    let _ = after.snapshot.forwarding_mtu(&route, *address, 0);
+                }
+            }
+        }
+    }
+    assert!(
+        compiled_anyway > 200,
+        "{compiled_anyway} of the changes were harmless enough"
     );
 }
