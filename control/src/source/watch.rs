@@ -202,7 +202,10 @@ mod tests {
         // Each call is dropped well within the quiet time that it waits for.
         while watch.pending_since.is_none() {
             assert!(Instant::now() < patience, "the change was never seen");
-            let _ = timeout(QUIET / 5, watch.changed()).await;
+            if timeout(QUIET / 5, watch.changed()).await.is_ok() {
+                // On a busy machine the call may get to the end after all: then it was told.
+                return;
+            }
         }
         timeout(PATIENCE, watch.changed()).await.unwrap();
     }
