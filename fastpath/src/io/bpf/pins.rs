@@ -5,7 +5,7 @@ use std::{
     ffi::CString,
     fs, io, mem,
     os::{
-        fd::{BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
@@ -118,8 +118,13 @@ impl Pins {
         }
     }
 
-    /// Removes everything: the link goes, and the program with it, when no process holds it.
+    /// Takes the program off the interface and removes everything.
     pub(super) fn remove(&self) -> Result<(), AttachError> {
+        // Without this the program would stay until the kernel gets round to freeing the link, or while a process holds it. An
+        // interface that is gone has nothing to be taken off.
+        if let Ok(Some(link)) = sys::pinned(&c_path(&self.folder.join("link"))) {
+            let _ = sys::detach_link(link.as_fd());
+        }
         remove_folder(&self.folder).map_err(|error| self.error("remove pins", error))
     }
 

@@ -18,6 +18,7 @@ const OBJ_GET: c_long = 7;
 const OBJ_GET_INFO_BY_FD: c_long = 15;
 const LINK_CREATE: c_long = 28;
 const LINK_UPDATE: c_long = 29;
+const LINK_DETACH: c_long = 34;
 
 pub(super) const MAP_TYPE_XSKMAP: u32 = 17;
 pub(super) const PROG_TYPE_XDP: u32 = 6;
@@ -65,6 +66,7 @@ attributes! {
     Object { path: u64, fd: u32, file_flags: u32 }
     Info { fd: u32, info_len: u32, info: u64 }
     LinkCreate { program: u32, interface: u32, attach_type: u32, flags: u32 }
+    LinkDetach { link: u32 }
     LinkUpdate { link: u32, program: u32, flags: u32, old_program: u32 }
 }
 
@@ -247,6 +249,11 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
         ..LinkUpdate::default()
     };
     bpf(LINK_UPDATE, &mut attribute).map(drop)
+}
+
+/// Takes a link's program off its interface, now, whoever else holds the link.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(LINK_DETACH, &mut LinkDetach { link: raw(link) }).map(drop)
 }
 
 /// Keeps an object alive under a path of a bpf filesystem.
