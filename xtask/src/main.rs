@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod libtest;
+mod record;
 mod tally;
 mod traffic;
 
@@ -24,6 +25,8 @@ enum Command {
     /// As root it starts the lab; otherwise it replays the captures of examples/two-nodes. The last line says
     /// `demo: passed` or `demo: failed: WHAT`.
     Demo(demo::Options),
+    /// Record the captures of examples/two-nodes anew from the lab, and their verdicts. Needs root and tcpdump.
+    Record,
     /// Sockets of the demo
     #[command(subcommand, hide = true)]
     Traffic(traffic::Traffic),
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
     match Command::parse() {
         Command::Test(options) => check::run(&options),
         Command::Demo(options) => demo::run(&options),
+        Command::Record => record::run(),
         Command::Traffic(role) => match traffic::run(&role) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

@@ -61,8 +61,8 @@ impl Cluster {
         command
     }
 
-    /// Starts a server in a pod, which lives as long as the lab, and waits for a line of its output that has `ready`.
-    pub(crate) fn serve(&mut self, mut command: Command, ready: &str) -> Result<()> {
+    /// Starts a command that goes on by itself, and waits for a line of its output that has `ready`.
+    pub(crate) fn start(mut command: Command, ready: &str) -> Result<Child> {
         let shown = process::display(&command);
         process::check()?;
         command
@@ -70,14 +70,21 @@ impl Cluster {
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit());
         let mut child = command.spawn().with_context(|| format!("starting `{shown}`"))?;
-        let output = child.stdout.take().context("the server's output")?;
-        self.servers.push(child);
+        let output = child.stdout.take().context("the command's output")?;
         for line in BufReader::new(output).lines() {
             if line?.contains(ready) {
-                return Ok(());
+                return Ok(child);
             }
         }
-        bail!("`{shown}` ended before it was ready")
+        let status = child.wait()?;
+        bail!("`{shown}` ended before it was ready: {status}")
+    }
+
+    /// Starts a server, which lives as long as the lab.
+    pub(crate) fn serve(&mut self, command: Command, ready: &str) -> Result<()> {
+        let server = Self::start(command, ready)?;
+        self.servers.push(server);
+        Ok(())
     }
 
     /// Starts the traffic tool's server.

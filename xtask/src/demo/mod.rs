@@ -1,9 +1,9 @@
 //! `cargo xtask demo`: two nodes, real sockets, and who reached whom.
 
-mod cluster;
-mod machine;
-mod process;
-mod reach;
+pub(crate) mod cluster;
+pub(crate) mod machine;
+pub(crate) mod process;
+pub(crate) mod reach;
 mod replay;
 mod throughput;
 
@@ -91,7 +91,7 @@ fn steps(options: &Options, failures: &mut Vec<String>) -> Result<()> {
 }
 
 /// The servers of the cases.
-fn serve(cluster: &mut Cluster) -> Result<()> {
+pub(crate) fn serve(cluster: &mut Cluster) -> Result<()> {
     for (target, tcp, udp) in [
         ("default/client", API_TCP, API_UDP),
         ("default/api-0", API_TCP, API_UDP),
