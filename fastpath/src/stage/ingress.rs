@@ -56,10 +56,10 @@ pub struct Place {
 pub fn admit(memory: &mut Memory, frame: &mut Frame, port: &Port, snapshot: &Snapshot) -> Parsed {
     let frame_len = frame.len();
     let parsed = examine(memory.bytes_mut(frame), frame_len, port, snapshot);
-    // Sockets on this machine leave checksums to the device, and an AF_XDP socket is not told.
-    if port.kind != PortKind::Uplink
-        && frame.checksum == Checksum::Full
-        && let Parsed::Ip(Place { packet, l3, .. }) = parsed
+    // Sockets on this machine leave checksums to the device, and nobody tells us; over virtual links so do those elsewhere.
+    if frame.checksum == Checksum::Full
+        && let Parsed::Ip(Place { packet, l3, zone }) = parsed
+        && zone != Zone::UPLINK
         && packet.has_partial_checksum(&memory.bytes(frame)[usize::from(l3)..])
     {
         let offset = if packet.proto == IpProtocol::TCP {

@@ -231,3 +231,125 @@ pub fn underlay() -> Underlay {
         neighbours,
     }
 }
+
+/// A Service port on this VIP number (both families), backends `(address, port, state)`.
+pub fn service(
+    name: &str,
+    vip: u8,
+    protocol: u8,
+    port: u16,
+    backends: &[(String, u16, proto::BackendState)],
+) -> proto::Service {
+    proto::Service {
+        id: format!("default/{name}"),
+        origin: origin("Service", name),
+        protocol: protocol.into(),
+        port: port.into(),
+        cluster_ips: BOTH.iter().map(|f| bytes(&f.vip(vip))).collect(),
+        backends: backends
+            .iter()
+            .map(|(address, port, state)| proto::Backend {
+                address: bytes(address),
+                port: u32::from(*port),
+                state: *state as i32,
+                local: false,
+            })
+            .collect(),
+        affinity_s: 0,
+    }
+}
+
+/// One backend for each family: this pod.
+pub fn backend(node: u8, number: u8, port: u16) -> Vec<(String, u16, proto::BackendState)> {
+    BOTH.iter()
+        .map(|f| (f.pod(node, number), port, proto::BackendState::Ready))
+        .collect()
+}
+
+/// A policy with these rules: action, peer prefixes (none: any), TCP destination port (none: any).
+pub fn policy(name: &str, ingress: &[Rule], egress: &[Rule]) -> proto::Policy {
+    let rules = |rules: &[Rule]| {
+        rules
+            .iter()
+            .enumerate()
+            .map(|(index, rule)| rule.proto(index as u32))
+            .collect()
+    };
+    proto::Policy {
+        id: format!("NetworkPolicy/default/{name}"),
+        origin: origin("NetworkPolicy", name),
+        ingress: rules(ingress),
+        egress: rules(egress),
+    }
+}
+
+pub struct Rule {
+    pub action: proto::Action,
+    pub peers: Vec<String>,
+    pub protocol_port: Option<(u8, u16)>,
+}
+
+pub fn allow(peers: &[String], protocol_port: Option<(u8, u16)>) -> Rule {
+    Rule {
+        action: proto::Action::Allow,
+        peers: peers.to_vec(),
+        protocol_port,
+    }
+}
+
+pub fn deny(peers: &[String]) -> Rule {
+    Rule {
+        action: proto::Action::Deny,
+        peers: peers.to_vec(),
+        protocol_port: None,
+    }
+}
+
+impl Rule {
+    fn proto(&self, index: u32) -> proto::Rule {
+        let peer = |address: &String| {
+            let length = if address.contains(':') { 128 } else { 32 };
+            let block = proto::IpBlock {
+                prefix: Some(net(&format!("{address}/{length}"))),
+                except: vec![],
+            };
+            proto::Peer {
+                peer: Some(proto::peer::Peer::IpBlock(block)),
+            }
+        };
+        let port = |(protocol, port): (u8, u16)| proto::PortMatch {
+            protocol: protocol.into(),
+            port: Some(proto::port_match::Port::Range(proto::PortRange {
+                first: port.into(),
+                last: port.into(),
+            })),
+        };
+        proto::Rule {
+            index,
+            action: self.action as i32,
+            any_peer: self.peers.is_empty(),
+            peers: self.peers.iter().map(peer).collect(),
+            any_port: self.protocol_port.is_none(),
+            ports: self.protocol_port.map(port).into_iter().collect(),
+        }
+    }
+}
+
+/// One tier with these policies, default deny.
+pub fn attach(policies: &[&str]) -> Option<proto::PolicyAttachment> {
+    let tier = proto::Tier {
+        name: "default".into(),
+        policies: policies
+            .iter()
+            .map(|name| format!("NetworkPolicy/default/{name}"))
+            .collect(),
+        default_action: proto::Action::Deny as i32,
+    };
+    Some(proto::PolicyAttachment { tiers: vec![tier] })
+}
+
+/// The port of a pod in a state.
+pub fn port_of<'s>(state: &'s mut proto::State, pod: &str) -> &'s mut proto::Port {
+    let name = format!("pod:default/{pod}");
+    state.ports.iter_mut().find(|port| port.name == name).unwrap()
+}

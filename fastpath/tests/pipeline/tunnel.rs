@@ -1,0 +1,121 @@
+//! Tunnels: IPIP, ECN, the host's own traffic, replies by another way.
+
+use wire::ipv4::Ipv4Header;
+
+use crate::cluster::{BOTH, Fam, node_mac};
+use crate::lab::{Lab, inner_of_vxlan};
+use crate::packet::{Pkt, syn, syn_ack, udp};
+
+#[test]
+fn ipip_carries_ipv4_there_and_back() {
+    let f = Fam::V4;
+    let mut lab = Lab::new();
+    let (a, b) = (f.at(&f.pod(1, 6), 4000), f.at(&f.pod(4, 9), 80));
+    let line = lab.send("client", &udp(&a, &b).tos(1));
+    let frame = &line.out[0].1;
+    assert_eq!(&frame[..6], &node_mac(4).0[..]);
+    let outer = Ipv4Header::parse(&frame[14..]).unwrap();
+    assert_eq!(
+        (outer.header.src().to_string(), outer.header.dst().to_string()),
+        (f.node(1), f.node(4))
+    );
+    assert_eq!((outer.header.proto.0, outer.header.tos), (4, 1));
+    assert!(wire::ipv4::checksum_is_valid(&frame[14..34]));
+    assert_eq!(Pkt::read(outer.payload), Some(udp(&a, &b).tos(1).routed()));
+
+    let reply = udp(&b, &a);
+    let outer = Pkt {
+        l4: crate::packet::L4::Other(4),
+        payload: reply.l3(),
+        ..udp(&f.node(4), &f.node(1))
+    };
+    lab.send("uplink", &outer).tx("client", &reply.routed());
+    let stranger = Pkt {
+        src: format!("{}:0", f.node(3)).parse().unwrap(),
+        ..outer
+    };
+    lab.send("uplink", &stranger).dropped_silently("tunnel-spoofed");
+}
+
+#[test]
+fn congestion_is_told_across_the_tunnel() {
+    for f in BOTH {
+        let mut lab = Lab::new();
+        let (a, b) = (f.at(&f.pod(1, 6), 4000), f.at(&f.pod(2, 9), 80));
+        let line = lab.send("client", &udp(&a, &b).tos(0xb8 | 2));
+        let outer = wire::packet::parse_l3(&line.out[0].1[14..]).unwrap();
+        assert_eq!(outer.tos, 2, "ECN is copied, DSCP is the underlay's own");
+        assert_eq!(
+            Pkt::read(&inner_of_vxlan(&line.out[0].1, 2)).map(|p| p.tos),
+            Some(0xb8 | 2)
+        );
+
+        let reply = udp(&b, &a).tos(2);
+        let mut marked = lab.vxlan(2, &reply.l3());
+        if f == Fam::V4 {
+            Ipv4Header::prefix_mut(&mut marked).unwrap().set_tos(3);
+        } else {
+            wire::ipv6::Ipv6Header::prefix_mut(&mut marked)
+                .unwrap()
+                .set_traffic_class(3);
+        }
+        lab.send_l3("uplink", &marked)
+            .tx("client", &reply.tos(3).routed());
+    }
+}
+
+#[test]
+fn what_the_host_sends_into_a_tunnelled_block_has_the_tunnel_address() {
+    for f in BOTH {
+        let mut lab = Lab::new();
+        let (node, b) = (f.at(&f.node(1), 40000), f.at(&f.pod(2, 9), 80));
+        let line = lab.send("host", &syn(&node, &b));
+        let masqueraded = f.at(&f.tunnel(1), 40000);
+        assert_eq!(
+            Pkt::read(&inner_of_vxlan(&line.out[0].1, 2)),
+            Some(syn(&masqueraded, &b).routed())
+        );
+        let reply = lab.vxlan(2, &syn_ack(&b, &masqueraded).l3());
+        lab.send_l3("uplink", &reply)
+            .tx("host", &syn_ack(&b, &node).routed());
+        // With the right source already, nothing is rewritten and the kernel gets the reply as it came.
+        let tunnel = f.at(&f.tunnel(1), 40001);
+        let line = lab.send("host", &syn(&tunnel, &b));
+        assert_eq!(
+            Pkt::read(&inner_of_vxlan(&line.out[0].1, 2)),
+            Some(syn(&tunnel, &b).routed())
+        );
+        let reply = lab.vxlan(2, &syn_ack(&b, &tunnel).l3());
+        lab.send_l3("uplink", &reply)
+            .tx("host", &syn_ack(&b, &tunnel).routed());
+    }
+}
+
+#[test]
+fn a_pod_elsewhere_reaches_this_node_and_is_answered_by_the_tunnel() {
+    for f in BOTH {
+        let mut lab = Lab::new();
+        let (b, node) = (f.at(&f.pod(2, 9), 4000), f.at(&f.tunnel(1), 10250));
+        let l3 = lab.vxlan(2, &syn(&b, &node).l3());
+        let line = lab.send_l3("uplink", &l3);
+        assert_eq!((line.verdict.as_str(), line.reason.as_str()), ("punt", "to-host"));
+        assert_eq!(line.packet(), ("host".into(), syn(&b, &node)));
+        let line = lab.send("host", &syn_ack(&node, &b));
+        assert_eq!(
+            Pkt::read(&inner_of_vxlan(&line.out[0].1, 2)),
+            Some(syn_ack(&node, &b).routed())
+        );
+    }
+}
+
+#[test]
+fn a_reply_that_comes_plainly_where_the_pool_allows_it_finds_its_flow() {
+    for f in BOTH {
+        let mut lab = Lab::with(|state| state.pools.iter_mut().for_each(|pool| pool.cross_subnet = true));
+        let (a, b) = (f.at(&f.pod(1, 6), 4000), f.at(&f.pod(2, 9), 80));
+        lab.send("client", &udp(&a, &b));
+        let line = lab.send("uplink", &udp(&b, &a));
+        line.tx("client", &udp(&b, &a).routed());
+        assert_eq!(line.flow.map(|flow| flow.0), Some(false));
+    }
+}
