@@ -207,7 +207,7 @@ fn tcp_between_pods(mtu: u32) {
         })
         .collect();
 
-    let [client_pod, server_pod] = pods;
+    let [client_pod, server_pod] = [0, 1].map(|index: usize| pods[index].name().to_owned());
     let server = thread::spawn(move || serve(&server_pod));
     let client = thread::spawn(move || dial(&client_pod));
 
@@ -251,8 +251,8 @@ fn tcp_between_pods(mtu: u32) {
     assert_eq!(memory.free_chunks(), memory.chunks());
 }
 
-fn serve(pod: &Namespace) -> (usize, u64) {
-    pod.enter();
+fn serve(pod: &str) -> (usize, u64) {
+    Namespace::enter(pod);
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 80)).unwrap();
     let (mut stream, _) = listener.accept().unwrap();
     let (mut hash, mut total, mut buffer) = (DefaultHasher::new(), 0, vec![0; 65_536]);
@@ -267,8 +267,8 @@ fn serve(pod: &Namespace) -> (usize, u64) {
     }
 }
 
-fn dial(pod: &Namespace) -> (usize, u64) {
-    pod.enter();
+fn dial(pod: &str) -> (usize, u64) {
+    Namespace::enter(pod);
     let start = Instant::now();
     let mut stream = loop {
         // Refused until the server listens.

@@ -1,7 +1,6 @@
 //! Network namespaces for tests.
 
 use std::{
-    ffi::CString,
     fs::File,
     io,
     os::fd::AsRawFd,
@@ -93,10 +92,9 @@ impl Namespace {
         run(&format!("ip netns exec {} {command}", self.name));
     }
 
-    /// Moves the calling thread inside.
-    pub fn enter(&self) {
-        let path = CString::new(format!("/run/netns/{}", self.name)).expect("no nul");
-        let file = File::open(path.to_str().expect("ASCII")).expect("the namespace");
+    /// Moves the calling thread into the namespace of this name. The guard stays where a failing test drops it.
+    pub fn enter(name: &str) {
+        let file = File::open(format!("/run/netns/{name}")).expect("the namespace");
         // SAFETY: changes this thread alone.
         let result = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
         assert_eq!(result, 0, "{}", io::Error::last_os_error());
