@@ -9,6 +9,7 @@ mod field;
 mod object;
 mod parse;
 mod refer;
+mod rule;
 mod setting;
 
 use std::collections::HashSet;
@@ -70,8 +71,8 @@ impl TryFrom<proto::State> for ValidState {
             pools: all(&raw.pools, parse::pool)?,
             services: all(&raw.services, parse::service)?,
             service_ranges: parse::service_ranges(&raw.service_ranges)?,
-            ip_sets: all(&raw.ip_sets, parse::ip_set)?,
-            policies: all(&raw.policies, parse::policy)?,
+            ip_sets: all(&raw.ip_sets, rule::ip_set)?,
+            policies: all(&raw.policies, rule::policy)?,
             timeouts: raw.timeouts.as_ref().map(Timeouts::from).unwrap_or_default(),
             limits: raw.limits.as_ref().map(Limits::from).unwrap_or_default(),
         };
@@ -179,10 +180,10 @@ fn change(raw: &proto::Change) -> Result<Change, Invalid> {
         Raw::Service(raw) => Change::Service(parse::service(raw)?),
         Raw::ServiceRemoved(id) => Change::ServiceRemoved(parse::removed_name("Service", id)?),
         Raw::ServiceRanges(raw) => Change::ServiceRanges(parse::service_ranges(&raw.ranges)?),
-        Raw::IpSet(raw) => Change::IpSet(parse::ip_set(raw)?),
-        Raw::IpSetDelta(raw) => Change::IpSetDelta(parse::ip_set_delta(raw)?),
+        Raw::IpSet(raw) => Change::IpSet(rule::ip_set(raw)?),
+        Raw::IpSetDelta(raw) => Change::IpSetDelta(rule::ip_set_delta(raw)?),
         Raw::IpSetRemoved(id) => Change::IpSetRemoved(parse::removed_name("IpSet", id)?),
-        Raw::Policy(raw) => Change::Policy(parse::policy(raw)?),
+        Raw::Policy(raw) => Change::Policy(rule::policy(raw)?),
         Raw::PolicyRemoved(id) => Change::PolicyRemoved(parse::removed_name("Policy", id)?),
         Raw::Timeouts(raw) => Change::Timeouts(Timeouts::from(raw)),
         Raw::Limits(raw) => Change::Limits(Limits::from(raw)),

@@ -2,6 +2,8 @@
 
 mod differential;
 mod fixture;
+mod life;
+mod observed;
 mod random;
 mod reference;
 mod refusal;
