@@ -153,27 +153,29 @@ fn a_sound_state_passes_with_its_defaults_filled_in() {
 fn what_is_wrong_is_refused_by_name() {
     type Break = fn(&mut proto::State);
     let cases: &[(&str, Break)] = &[
-        ("State: node: ", |s| s.node = None),
+        ("State: node: ", |s| {
+            s.node = None;
+        }),
         ("Node node-1: addresses[0]: ", |s| {
-            s.node.as_mut().unwrap().addresses[0] = vec![1, 2, 3]
+            s.node.as_mut().unwrap().addresses[0] = vec![1, 2, 3];
         }),
         ("Node node-1: addresses: ", |s| {
-            s.node.as_mut().unwrap().addresses[1] = vec![192, 168, 0, 1]
+            s.node.as_mut().unwrap().addresses[1] = vec![192, 168, 0, 1];
         }),
         ("Node node-1: own_blocks[0]: ", |s| {
-            s.node.as_mut().unwrap().own_blocks[0].address[3] = 9
+            s.node.as_mut().unwrap().own_blocks[0].address[3] = 9;
         }),
         ("Node node-1: own_blocks[0]: ", |s| {
-            s.node.as_mut().unwrap().own_blocks[0].length = 33
+            s.node.as_mut().unwrap().own_blocks[0].length = 33;
         }),
         ("Node node-1: vxlan_vni: ", |s| {
-            s.node.as_mut().unwrap().vxlan_vni = 1 << 24
+            s.node.as_mut().unwrap().vxlan_vni = 1 << 24;
         }),
         ("Node node-1: snat_port_last: ", |s| {
-            s.node.as_mut().unwrap().snat_port_last = 44_999
+            s.node.as_mut().unwrap().snat_port_last = 44_999;
         }),
         ("Node node-1: uplink_mtu: ", |s| {
-            s.node.as_mut().unwrap().uplink_mtu = 67
+            s.node.as_mut().unwrap().uplink_mtu = 67;
         }),
         ("Node node-2: tunnel_ends[0].mac: ", |s| {
             s.remote_nodes[0].tunnel_ends = vec![proto::TunnelEnd {
@@ -182,18 +184,22 @@ fn what_is_wrong_is_refused_by_name() {
             }];
         }),
         ("Node node-2: tunnel_ends[0].encap: ", |s| {
-            s.remote_nodes[0].tunnel_ends = vec![proto::TunnelEnd::default()]
+            s.remote_nodes[0].tunnel_ends = vec![proto::TunnelEnd::default()];
         }),
         ("Node node-2: name: ", |s| s.remote_nodes.push(node("node-2", 9))),
-        ("Pod default/a: mac: ", |s| s.ports[0].mac = vec![1; 6]),
+        ("Pod default/a: mac: ", |s| {
+            s.ports[0].mac = vec![1; 6];
+        }),
         ("Pod default/a: mac: ", |s| s.ports[0].mac.clear()),
         ("Pod default/a: addresses: ", |s| s.ports[0].addresses.clear()),
         ("Pod default/b: addresses: ", |s| {
-            s.ports[1].addresses = vec![vec![10, 0, 0, 5]]
+            s.ports[1].addresses = vec![vec![10, 0, 0, 5]];
         }),
-        ("Pod default/a: kind: ", |s| s.ports[0].kind = 9),
+        ("Pod default/a: kind: ", |s| {
+            s.ports[0].kind = 9;
+        }),
         ("Pod default/a: name: ", |s| {
-            s.ports[0].kind = proto::PortKind::Host as i32
+            s.ports[0].kind = proto::PortKind::Host as i32;
         }),
         ("Pod default/a: policies: ", |s| s.policies.clear()),
         ("Pod default/a: ingress.tiers[0].default_action: ", |s| {
@@ -203,44 +209,52 @@ fn what_is_wrong_is_refused_by_name() {
             s.ports[0].ingress.as_mut().unwrap().tiers[0].policies.clear();
         }),
         ("Block 10.0.1.0/24: node: ", |s| s.remote_nodes.clear()),
-        ("Block 10.0.1.0/24: encap: ", |s| s.blocks[0].encap = 3),
+        ("Block 10.0.1.0/24: encap: ", |s| {
+            s.blocks[0].encap = 3;
+        }),
         ("Block 10.0.1.0/24: prefix: ", |s| s.blocks.extend_from_within(..)),
-        ("Service default/web: port: ", |s| s.services[0].port = 0),
-        ("Service default/web: protocol: ", |s| s.services[0].protocol = 1),
+        ("Service default/web: port: ", |s| {
+            s.services[0].port = 0;
+        }),
+        ("Service default/web: protocol: ", |s| {
+            s.services[0].protocol = 1;
+        }),
         ("Service default/web: backends[0].state: ", |s| {
-            s.services[0].backends[0].state = 0
+            s.services[0].backends[0].state = 0;
         }),
         ("Service default/web: backends: ", |s| {
-            s.services[0].backends.extend_from_within(..)
+            s.services[0].backends.extend_from_within(..);
         }),
         ("Service default/web: cluster_ips[0]: ", |s| {
-            s.services[0].cluster_ips[0] = vec![224, 0, 0, 1]
+            s.services[0].cluster_ips[0] = vec![224, 0, 0, 1];
         }),
         ("Service default/web:80: origin.kind: ", |s| {
-            s.services[0].origin = None
+            s.services[0].origin = None;
         }),
         ("IpSet addresses: members[0]: ", |s| {
-            s.ip_sets[0].members[0].port = 80
+            s.ip_sets[0].members[0].port = 80;
         }),
         ("IpSet addresses: members: ", |s| {
-            s.ip_sets[0].members.extend_from_within(..)
+            s.ip_sets[0].members.extend_from_within(..);
         }),
         ("IpSet ports: members[0]: ", |s| {
-            s.ip_sets[1].members[0].prefix.as_mut().unwrap().length = 31
+            s.ip_sets[1].members[0].prefix.as_mut().unwrap().length = 31;
         }),
-        ("IpSet ports: kind: ", |s| s.ip_sets[1].kind = 0),
+        ("IpSet ports: kind: ", |s| {
+            s.ip_sets[1].kind = 0;
+        }),
         ("NetworkPolicy default/web: ip_set: ", |s| s.ip_sets.truncate(1)),
         ("NetworkPolicy default/web: ip_set: ", |s| {
             s.policies[0].ingress[0].peers[0].peer = Some(proto::peer::Peer::IpSet("ports".into()));
         }),
         ("NetworkPolicy default/web: ingress[0].action: ", |s| {
-            s.policies[0].ingress[0].action = 0
+            s.policies[0].ingress[0].action = 0;
         }),
         ("NetworkPolicy default/web: ingress[0].peers: ", |s| {
-            s.policies[0].ingress[0].any_peer = true
+            s.policies[0].ingress[0].any_peer = true;
         }),
         ("NetworkPolicy default/web: ingress[0].ports.protocol: ", |s| {
-            s.policies[0].ingress[0].ports[0].protocol = 256
+            s.policies[0].ingress[0].ports[0].protocol = 256;
         }),
         (
             "NetworkPolicy default/web: ingress[0].peers.ip_block.except: ",
@@ -254,13 +268,13 @@ fn what_is_wrong_is_refused_by_name() {
             },
         ),
         ("NetworkPolicy default/web: id: ", |s| {
-            s.policies.extend_from_within(..)
+            s.policies.extend_from_within(..);
         }),
         ("Pod default/b: limits.ports: ", |s| {
             s.limits = Some(proto::Limits {
                 ports: 1,
                 ..Default::default()
-            })
+            });
         }),
         ("IpSet ports: limits.ip_set_members: ", |s| {
             s.limits = Some(proto::Limits {
