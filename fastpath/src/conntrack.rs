@@ -48,6 +48,27 @@ impl ConnState {
     /// How many states four bits tell apart.
     pub const COUNT: usize = 16;
 
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Other => "other",
+            Self::TcpSynSent => "syn-sent",
+            Self::TcpSynReceived => "syn-received",
+            Self::TcpMidflow => "midflow",
+            Self::TcpEstablished | Self::SctpEstablished => "established",
+            Self::TcpFinOriginal => "fin-original",
+            Self::TcpFinReply => "fin-reply",
+            Self::TcpBothFins => "both-fins",
+            Self::TcpReset => "reset",
+            Self::UdpFirst => "unanswered",
+            Self::UdpSingle => "single",
+            Self::Udp => "udp",
+            Self::UdpStream => "stream",
+            Self::Icmp => "icmp",
+            Self::SctpOpening => "opening",
+        }
+    }
+
     /// From four bits.
     pub const fn from_bits(bits: u8) -> Self {
         match bits & 15 {

@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::port::PortId;
+use crate::recent::RecentDrops;
 use crate::snapshot::RuleId;
 use crate::verdict::{DropReason, PuntReason, Verdict};
 
@@ -80,6 +81,8 @@ pub struct Counters {
     pub polls: Count,
     /// Loops that found nothing.
     pub polls_empty: Count,
+    /// The last drops.
+    pub recent: RecentDrops,
     drops: [Count; DropReason::COUNT],
     punts: [Count; PuntReason::COUNT],
     ports: Box<[PortCounters]>,
@@ -114,6 +117,7 @@ impl Counters {
             generated_lost: Count::default(),
             polls: Count::default(),
             polls_empty: Count::default(),
+            recent: RecentDrops::default(),
             drops: Default::default(),
             punts: Default::default(),
             ports: (0..ports_max).map(|_| PortCounters::default()).collect(),

@@ -4,6 +4,7 @@
 //! records are plain words; this module gives them names. The table that keeps them knows nothing of packets.
 
 pub mod key;
+pub mod listing;
 pub mod record;
 
 use std::fmt;

@@ -5,6 +5,8 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+use crate::flow::Tuple;
+use crate::flow::key::{Family, V6};
 use crate::port::PortId;
 use crate::snapshot::RuleId;
 use crate::verdict::DropReason;
@@ -20,19 +22,14 @@ pub struct RecentDrop {
     pub reason: DropReason,
     /// The rule that denied it.
     pub rule: Option<RuleId>,
-    /// Version of the snapshot that `rule` belongs to.
-    pub version: u64,
-    /// IANA protocol number, 0 when the bytes were no packet.
-    pub protocol: u8,
-    /// Source address and port (0 where there is none).
-    pub src: (IpAddr, u16),
-    /// Destination address and port.
-    pub dst: (IpAddr, u16),
+    /// The packet as it was when it was dropped.
+    pub tuple: Tuple,
 }
 
-const WORDS: usize = 9;
+const WORDS: usize = 8;
 const NO_RULE: u64 = u32::MAX as u64;
 
+#[derive(Debug)]
 struct Slot {
     /// Odd while it is written; twice the count of writes otherwise.
     sequence: AtomicU64,
@@ -40,6 +37,7 @@ struct Slot {
 }
 
 /// The last [`RecentDrops::SLOTS`] drops of one worker.
+#[derive(Debug)]
 pub struct RecentDrops {
     slots: Box<[Slot]>,
     written: AtomicU64,
@@ -108,70 +106,41 @@ impl RecentDrops {
 }
 
 fn encode(drop: &RecentDrop) -> [u64; WORDS] {
-    let [src_high, src_low] = address_words(drop.src.0);
-    let [dst_high, dst_low] = address_words(drop.dst.0);
-    [
-        drop.at_ns,
-        u64::from(drop.port.0)
-            | (drop.reason.index() as u64) << 16
-            | u64::from(drop.protocol) << 24
-            | u64::from(drop.src.1) << 32
-            | u64::from(drop.dst.1) << 48,
-        drop.rule.map_or(NO_RULE, |r| u64::from(r.0))
-            | u64::from(drop.src.0.is_ipv6()) << 32
-            | u64::from(drop.dst.0.is_ipv6()) << 33,
-        drop.version,
-        src_high,
-        src_low,
-        dst_high,
-        dst_low,
-        0,
-    ]
+    let tuple = &drop.tuple;
+    let [a, b, c, d, ports] = V6::key(&Tuple {
+        src: mapped(tuple.src),
+        dst: mapped(tuple.dst),
+        ..*tuple
+    });
+    let facts = u64::from(drop.port.0)
+        | (drop.reason.index() as u64) << 16
+        | u64::from(tuple.src.is_ipv4()) << 24
+        | drop.rule.map_or(NO_RULE, |rule| u64::from(rule.0)) << 32;
+    [drop.at_ns, facts, a, b, c, d, ports, 0]
 }
 
 fn decode(words: [u64; WORDS]) -> Option<RecentDrop> {
-    let [
-        at_ns,
-        facts,
-        rule,
-        version,
-        src_high,
-        src_low,
-        dst_high,
-        dst_low,
-        _,
-    ] = words;
-    let address = |high: u64, low: u64, is_v6: bool| -> IpAddr {
-        let v6 = std::net::Ipv6Addr::from(u128::from(high) << 64 | u128::from(low));
-        match v6.to_ipv4_mapped() {
-            Some(v4) if !is_v6 => v4.into(),
-            _ => v6.into(),
-        }
-    };
+    let [at_ns, facts, a, b, c, d, ports, _] = words;
+    let mut tuple = V6::tuple(&[a, b, c, d, ports]);
+    if facts >> 24 & 1 == 1 {
+        tuple.src = tuple.src.to_canonical();
+        tuple.dst = tuple.dst.to_canonical();
+    }
+    let rule = facts >> 32;
     Some(RecentDrop {
         at_ns,
         port: PortId(facts as u16),
         reason: *DropReason::ALL.get(usize::from((facts >> 16) as u8))?,
-        rule: (rule & NO_RULE != NO_RULE).then_some(RuleId(rule as u32)),
-        version,
-        protocol: (facts >> 24) as u8,
-        src: (
-            address(src_high, src_low, rule >> 32 & 1 == 1),
-            (facts >> 32) as u16,
-        ),
-        dst: (
-            address(dst_high, dst_low, rule >> 33 & 1 == 1),
-            (facts >> 48) as u16,
-        ),
+        rule: (rule != NO_RULE).then_some(RuleId(rule as u32)),
+        tuple,
     })
 }
 
-fn address_words(address: IpAddr) -> [u64; 2] {
-    let bits = match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(v6) => v6.to_bits(),
-    };
-    [(bits >> 64) as u64, bits as u64]
+fn mapped(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().into(),
+        IpAddr::V6(_) => address,
+    }
 }
 
 #[cfg(test)]
@@ -181,16 +150,30 @@ mod tests {
 
     use super::*;
 
+    /// IPv4 and IPv6 by turns.
+    fn address(n: u64) -> IpAddr {
+        if n / 2 % 2 == 0 {
+            (n as u32).to_be_bytes().into()
+        } else {
+            (1 << 100 | u128::from(n)).to_be_bytes().into()
+        }
+    }
+
     fn drop_number(n: u64) -> RecentDrop {
         RecentDrop {
             at_ns: n,
             port: PortId(n as u16),
             reason: DropReason::ALL[n as usize % DropReason::COUNT],
             rule: (n % 2 == 0).then_some(RuleId(n as u32)),
-            version: n,
-            protocol: n as u8,
-            src: (IpAddr::from((n as u32).to_be_bytes()), n as u16),
-            dst: (IpAddr::from(u128::from(n).to_be_bytes()), n as u16),
+            tuple: Tuple {
+                src: address(n / 4 * 4 + n / 2 % 2 * 2),
+                dst: address(n / 4 * 4 + n / 2 % 2 * 2 + 1),
+                sport: n as u16,
+                dport: (n as u16).wrapping_add(1),
+                proto: wire::IpProtocol::UDP,
+                kind: crate::flow::PortsKind::Plain,
+                zone: crate::flow::Zone::from_bits(n as u16),
+            },
         }
     }
 

@@ -1,11 +1,14 @@
 //! What all workers share: flow tables, generations, the current snapshot, and who has passed which batch.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crossbeam::queue::ArrayQueue;
 use flowtable::{Config, CreateError, Memory, Quiescence, SnapshotCell, TableV4, TableV6};
 
 use crate::generations::Generations;
+use crate::io::Waker;
 use crate::snapshot::{Bumps, SHARDS, Snapshot};
 
 /// The tables and the cell that the workers of one process share, and their heartbeats.
@@ -16,6 +19,8 @@ pub struct Shared {
     snapshot: Arc<SnapshotCell<Snapshot>>,
     quiescence: Arc<Quiescence>,
     heartbeats: Box<[AtomicU64]>,
+    wanted: ArrayQueue<IpAddr>,
+    wanted_waker: Waker,
 }
 
 /// How large the tables are.
@@ -60,6 +65,8 @@ impl Shared {
         let snapshot = Arc::new(SnapshotCell::new(&quiescence, first));
         let heartbeats = (0..quiescence.workers_max()).map(|_| AtomicU64::new(0)).collect();
         Arc::new(Self {
+            wanted: ArrayQueue::new(WANTED_MAX),
+            wanted_waker: Waker::new().expect("a descriptor for an eventfd"),
             v4,
             v6,
             snapshot,
@@ -111,16 +118,38 @@ impl Shared {
         true
     }
 
-    /// How many loops the worker in this seat has made; stands still when it hangs.
-    pub fn heartbeat(&self, seat: usize) -> u64 {
+    /// When the worker in this seat last made a whole loop, nanoseconds of the workers' clock; stands still when it hangs.
+    pub fn last_beat_ns(&self, seat: usize) -> u64 {
         // Relaxed: a sign of life, nothing is ordered by it.
         self.heartbeats.get(seat).map_or(0, |beat| beat.load(Relaxed))
     }
 
-    pub(crate) fn beat(&self, seat: usize) {
+    pub(crate) fn beat(&self, seat: usize, now_ns: u64) {
         if let Some(beat) = self.heartbeats.get(seat) {
-            // Relaxed load and store: written by one worker.
-            beat.store(beat.load(Relaxed).wrapping_add(1), Relaxed);
+            // Relaxed: as above.
+            beat.store(now_ns, Relaxed);
         }
     }
+
+    /// A packet waits for the MAC of `address`, which is on an uplink's own subnet and not known yet. Whoever mirrors the
+    /// kernel's neighbours is woken to ask the kernel for it. Never blocks; what does not fit is asked again by the next packet.
+    pub(crate) fn want_neighbour(&self, address: IpAddr) {
+        if self.wanted.push(address).is_ok() {
+            self.wanted_waker.wake();
+        }
+    }
+
+    /// Addresses whose MAC is waited for since the last call.
+    pub fn take_wanted(&self) -> Vec<IpAddr> {
+        self.wanted_waker.clear();
+        std::iter::from_fn(|| self.wanted.pop()).collect()
+    }
+
+    /// Readable when there may be such addresses.
+    pub fn wanted_waker(&self) -> &Waker {
+        &self.wanted_waker
+    }
 }
+
+/// Addresses that can be asked for at once.
+const WANTED_MAX: usize = 256;

@@ -28,7 +28,7 @@ use wire::Packet;
 use crate::answer::icmp_error::IcmpErrors;
 use crate::conntrack::Deadlines;
 use crate::counters::Counters;
-use crate::flow::key::{Family, V4, V6};
+use crate::flow::key::{Family, V4, V6, tuple_of_packet};
 use crate::flow::record::Layout;
 use crate::fragment::FragmentKey;
 use crate::fragment::track::Tracker;
@@ -37,6 +37,7 @@ use crate::io::{Frame, Memory};
 use crate::observe::{Fate, FlowView, Observer, PacketNumber};
 use crate::outbox::{Kind, Outbox};
 use crate::port::PortId;
+use crate::recent::RecentDrop;
 use crate::rng::Rng;
 use crate::shared::Shared;
 use crate::snapshot::{RuleId, Snapshot, VipLookup};
@@ -113,6 +114,8 @@ pub(crate) struct Pass<'a, O: Observer> {
     pub now_ms: u32,
     /// Re-decisions that this batch may still make.
     pub redecisions_left: u32,
+    /// Drops that this batch may still note for people.
+    pub remembered_left: u32,
     /// The host port wants its own MAC as destination of what is punted.
     pub punt_to_host_mac: bool,
     /// Number of the batch's first packet.
@@ -126,7 +129,25 @@ impl<O: Observer> Pass<'_, O> {
 
     /// The verdict of a packet that goes nowhere.
     pub(crate) fn drop(&mut self, inbound: Inbound, reason: DropReason, fate: Fate) {
+        self.remember_drop(&inbound, reason, fate.rule);
         self.drop_frame(inbound.frame, inbound.number, reason, fate);
+    }
+
+    /// Notes a drop for the person on call: a few of each batch, so that a flood of them costs little.
+    fn remember_drop(&mut self, inbound: &Inbound, reason: DropReason, rule: Option<RuleId>) {
+        if self.remembered_left == 0 {
+            return;
+        }
+        self.remembered_left -= 1;
+        let tuple = tuple_of_packet(self.l3(inbound), &inbound.place.packet, inbound.place.zone);
+        let (at_ns, port) = (self.now_ns, inbound.port);
+        self.counters.recent.record(&RecentDrop {
+            at_ns,
+            port,
+            reason,
+            rule,
+            tuple,
+        });
     }
 
     pub(crate) fn drop_frame(&mut self, frame: Frame, number: PacketNumber, reason: DropReason, fate: Fate) {

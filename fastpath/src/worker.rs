@@ -17,6 +17,7 @@ use crate::conntrack::Deadlines;
 use crate::counters::Counters;
 use crate::fragment::FragmentKey;
 use crate::fragment::track::{FragmentLimits, Tracker};
+use crate::io::bpf::Heartbeats;
 use crate::io::{Frame, Memory, PacketIo};
 use crate::observe::{Observer, PacketNumber};
 use crate::outbox::Outbox;
@@ -66,6 +67,10 @@ pub struct Worker<P: PacketIo, O: Observer> {
     received: u64,
     sweeper: sweep::Sweeper,
     commands: crossbeam::channel::Receiver<Command<P>>,
+    /// Ports that are being closed, and who waits for them.
+    closing: Vec<(P, crossbeam::channel::Sender<P>)>,
+    /// Where it says that it lives.
+    beats: Vec<Heartbeats>,
     handle: Handle<P>,
     /// Last, so that what holds the seat's tables and snapshots goes before the seat.
     seat: flowtable::Worker,
@@ -127,6 +132,8 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
             received: 0,
             sweeper: sweep::Sweeper::default(),
             commands,
+            closing: Vec::new(),
+            beats: Vec::new(),
             handle,
             seat,
         }
@@ -176,6 +183,7 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
     /// Moves one batch from rx to its verdicts, at `now_ns` of the one clock of all workers. Returns the frames received.
     pub fn poll(&mut self, now_ns: u64) -> usize {
         self.obey();
+        self.close_ports();
         // The batch boundary is the quiescent point: nothing found in the previous batch survives to here.
         self.seat.quiescent();
         self.snapshot.refresh(&self.seat);
@@ -196,6 +204,10 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
         self.sweep(now_ns);
 
         self.account(received);
+        self.shared.beat(self.config.seat, now_ns);
+        for beats in &self.beats {
+            beats.beat(self.config.seat, now_ns);
+        }
         received
     }
 
@@ -268,6 +280,7 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
             now_ns,
             now_ms: (now_ns / 1_000_000) as u32,
             redecisions_left: snapshot.limits().redecisions_per_batch,
+            remembered_left: DROPS_REMEMBERED_MAX,
             punt_to_host_mac: self.config.punt_to_host_mac,
             first_number,
         };
@@ -287,10 +300,11 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
             "{:?}",
             self.counters.conservation()
         );
-        self.shared.beat(self.config.seat);
     }
 }
 
+/// Drops of one batch that are noted singly.
+const DROPS_REMEMBERED_MAX: u32 = 4;
 /// Rules that are counted singly; beyond it a cluster's rules are counted in their flows alone.
 const RULES_COUNTED_MAX: usize = 1 << 20;
 /// Frames between two steps: fragments of one packet of 64 KiB in pieces of 1280 bytes, or released by one first fragment.

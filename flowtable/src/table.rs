@@ -320,6 +320,14 @@ impl<const K: usize, const W: usize> Table<K, W> {
         self.layout.slots as u32
     }
 
+    /// The original direction of every connection that is there when the walk comes by: for lists, not for packets.
+    pub fn connections(&self) -> impl Iterator<Item = FlowRef> + '_ {
+        let live = |slot: &u32| self.records(*slot)[0].state().lifecycle() != Lifecycle::Free;
+        (0..self.slots())
+            .filter(live)
+            .map(|slot| FlowRef::of(slot, Direction::Original))
+    }
+
     /// Connections allowed now.
     pub fn limit(&self) -> u32 {
         self.limit.load(Relaxed) as u32

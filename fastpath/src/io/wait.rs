@@ -4,7 +4,7 @@
 use std::{
     cell::RefCell,
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     sync::Arc,
     time::Duration,
 };
@@ -43,7 +43,7 @@ impl Waker {
     }
 
     /// Forgets wakes so far: they have been seen.
-    pub(super) fn clear(&self) {
+    pub fn clear(&self) {
         let mut count = [0_u8; 8];
         // SAFETY: `count` is 8 writable bytes. The only error is that nobody woke.
         unsafe { libc::read(self.event.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
@@ -51,6 +51,12 @@ impl Waker {
 
     pub(super) fn fd(&self) -> i32 {
         self.event.as_raw_fd()
+    }
+}
+
+impl AsFd for Waker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
     }
 }
 

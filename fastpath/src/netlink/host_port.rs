@@ -10,17 +10,15 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
-use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
-};
 use netlink_packet_route::route::{
     RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::socket::{NetlinkError, Rtnetlink};
+use super::veth::{self, VethError};
 
 /// The next hop of every link that we answer for, IPv4.
 pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
@@ -55,9 +53,9 @@ pub enum HostPortError {
         #[source]
         source: io::Error,
     },
-    /// The interface is not there after it was made.
-    #[error("interface {0} is missing; was it removed by another program?")]
-    Missing(String),
+    /// The pair can't be made.
+    #[error(transparent)]
+    Veth(#[from] VethError),
 }
 
 /// The host port's two ends and what was installed for it.
@@ -75,19 +73,7 @@ impl HostPort {
     ///
     /// `queues`: RX and TX queues of each end. `mtu`: bytes of IP packet.
     pub fn open(kernel_end: &str, our_end: &str, queues: u32, mtu: u32) -> Result<Self, HostPortError> {
-        let mut netlink = Rtnetlink::open()?;
-        match netlink.request(
-            RouteNetlinkMessage::NewLink(veth_pair(kernel_end, our_end, queues, mtu)),
-            NLM_F_CREATE | NLM_F_EXCL,
-            || format!("make the veth pair {kernel_end} and {our_end}"),
-        ) {
-            Ok(()) => {}
-            Err(e) if e.errno() == Some(libc::EEXIST) => {}
-            Err(e) => return Err(e.into()),
-        }
-        let kernel_index =
-            index_of(kernel_end).ok_or_else(|| HostPortError::Missing(kernel_end.to_owned()))?;
-        let our_index = index_of(our_end).ok_or_else(|| HostPortError::Missing(our_end.to_owned()))?;
+        let [kernel_index, _] = veth::ensure(kernel_end, our_end, queues, mtu)?;
         // A packet with the node's own source comes back from us (hairpin, VIPs): not a martian here.
         for (key, value) in [("accept_local", "1"), ("rp_filter", "0"), ("send_redirects", "0")] {
             write_sysctl(&format!("/proc/sys/net/ipv4/conf/{kernel_end}/{key}"), value)?;
@@ -106,11 +92,8 @@ impl HostPort {
         if fs::exists(&quiet).unwrap_or(false) {
             write_sysctl(&quiet, "1")?;
         }
-        for index in [our_index, kernel_index] {
-            set_up(&mut netlink, index, mtu)?;
-        }
         Ok(Self {
-            netlink,
+            netlink: Rtnetlink::open()?,
             kernel_end: kernel_end.to_owned(),
             our_end: our_end.to_owned(),
             kernel_index,
@@ -163,15 +146,8 @@ impl HostPort {
     }
 
     /// Removes the pair, and with it every route and address on it.
-    pub fn remove(mut self) -> Result<(), HostPortError> {
-        let mut message = LinkMessage::default();
-        message.header.index = self.kernel_index;
-        let name = self.kernel_end;
-        self.netlink
-            .request(RouteNetlinkMessage::DelLink(message), 0, || {
-                format!("remove {name}")
-            })?;
-        Ok(())
+    pub fn remove(self) -> Result<(), HostPortError> {
+        Ok(veth::remove(self.kernel_index, &self.kernel_end)?)
     }
 
     fn add_address(&mut self, address: IpAddr) -> Result<(), NetlinkError> {
@@ -250,40 +226,6 @@ impl HostPort {
         }
         message
     }
-}
-
-fn veth_pair(kernel_end: &str, our_end: &str, queues: u32, mtu: u32) -> LinkMessage {
-    let end = |name: &str| {
-        let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        message.attributes.push(LinkAttribute::NumTxQueues(queues));
-        message.attributes.push(LinkAttribute::NumRxQueues(queues));
-        message.attributes.push(LinkAttribute::Mtu(mtu));
-        message
-    };
-    let mut message = end(kernel_end);
-    message.attributes.push(LinkAttribute::LinkInfo(vec![
-        LinkInfo::Kind(InfoKind::Veth),
-        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(end(our_end)))),
-    ]));
-    message
-}
-
-fn set_up(netlink: &mut Rtnetlink, index: u32, mtu: u32) -> Result<(), NetlinkError> {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    message.header.flags = LinkFlags::Up;
-    message.header.change_mask = LinkFlags::Up;
-    message.attributes.push(LinkAttribute::Mtu(mtu));
-    netlink.request(RouteNetlinkMessage::SetLink(message), 0, || {
-        format!("bring interface {index} up with MTU {mtu}")
-    })
-}
-
-/// The interface's index in the namespace of the calling thread.
-pub fn index_of(name: &str) -> Option<u32> {
-    let facts = super::mirror::links(&mut Rtnetlink::open().ok()?).ok()?;
-    facts.into_iter().find(|l| l.name == name).map(|l| l.index)
 }
 
 fn write_sysctl(path: &str, value: &str) -> Result<(), HostPortError> {

@@ -5,6 +5,7 @@
 pub mod host_port;
 pub mod mirror;
 pub mod socket;
+pub mod veth;
 
 pub use mirror::Mirror;
 pub use socket::{NetlinkError, Rtnetlink};

@@ -243,6 +243,12 @@ impl Snapshot {
         self.services.iter().map(|(_, record)| &*record.service)
     }
 
+    /// Every rule and default deny, by index.
+    pub fn rules(&self) -> impl Iterator<Item = (RuleId, RuleOrigin)> {
+        let ids = self.rules.iter().map(|(id, _)| RuleId(id));
+        ids.filter_map(|id| Some((id, self.rule_origin(id)?)))
+    }
+
     /// What a rule index stands for; `None` when it is of no rule any more.
     pub fn rule_origin(&self, rule: RuleId) -> Option<RuleOrigin> {
         let record = self.rules.get(rule.0)?;

@@ -9,7 +9,7 @@ use super::{Pass, encap};
 use crate::io::Frame;
 use crate::observe::{Fate, Observer, PacketNumber};
 use crate::outbox::Kind;
-use crate::snapshot::AdjacencyId;
+use crate::snapshot::{AdjacencyEncap, AdjacencyId};
 use crate::verdict::{DropReason, Verdict};
 
 /// The waiting packets of one worker, oldest first.
@@ -78,6 +78,8 @@ impl<O: Observer> Pass<'_, O> {
         if O::ACTIVE && kind == Kind::Forwarded {
             self.observer.held(number);
         }
+        self.shared
+            .want_neighbour(packet.dst(&self.memory.bytes(&frame)[l3..]));
         let until_ns = self.now_ns + HOLD_NS;
         self.hold.waiting.push(Waiting {
             frame,
@@ -99,7 +101,7 @@ impl<O: Observer> Pass<'_, O> {
         }
         let mut at = 0;
         while let Some(waiting) = self.hold.waiting.get(at) {
-            let adjacency = self.snapshot.adjacency(waiting.adjacency);
+            let adjacency = self.snapshot.adjacency(self.resolved_since(waiting));
             let due = self.now_ns >= waiting.until_ns;
             if !adjacency.resolved && !due {
                 at += 1;
@@ -133,6 +135,20 @@ impl<O: Observer> Pass<'_, O> {
                 self.give_up(frame, number, kind, fate);
             }
         }
+    }
+
+    /// The adjacency that a waiting packet leaves by now: a destination on the link got one of its own with its MAC.
+    fn resolved_since(&self, waiting: &Waiting) -> AdjacencyId {
+        let adjacency = self.snapshot.adjacency(waiting.adjacency);
+        if adjacency.resolved || adjacency.encap != AdjacencyEncap::Ethernet {
+            return waiting.adjacency;
+        }
+        let destination = waiting
+            .packet
+            .dst(&self.memory.bytes(&waiting.frame)[waiting.l3..]);
+        self.snapshot
+            .underlay_adjacency(destination, waiting.hash as u32)
+            .unwrap_or(waiting.adjacency)
     }
 
     /// Drops an input packet, or a frame that we made of one.

@@ -6,6 +6,7 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use super::Worker;
 use crate::counters::Counters;
+use crate::io::bpf::Heartbeats;
 use crate::io::{PacketIo, Waker};
 use crate::observe::Observer;
 use crate::port::PortId;
@@ -14,8 +15,10 @@ use crate::port::PortId;
 pub enum Command<P> {
     /// Take this port, in place of one of the same number.
     AddPort(PortId, P),
-    /// Give the port back on this channel; the worker's frames are out of it.
-    RemovePort(PortId, Sender<Option<P>>),
+    /// Close the port, and give it back on this channel once every chunk is out of its rings.
+    RemovePort(PortId, Sender<P>),
+    /// Tell the program on an uplink that this worker lives.
+    Beat(Heartbeats),
 }
 
 /// Another thread's way to a worker.
@@ -81,10 +84,23 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
             match command {
                 Command::AddPort(port, io) => self.add_port(port, io),
                 Command::RemovePort(port, reply) => {
-                    let io = self.remove_port(port);
-                    // Who asked may have gone.
-                    let _ = reply.send(io);
+                    if let Some(io) = self.remove_port(port) {
+                        self.closing.push((io, reply));
+                    }
                 }
+                Command::Beat(heartbeats) => self.beats.push(heartbeats),
+            }
+        }
+    }
+
+    /// Takes chunks back from the ports that are being closed; the kernel may still send some.
+    pub(super) fn close_ports(&mut self) {
+        let memory = &mut self.memory;
+        for at in (0..self.closing.len()).rev() {
+            if self.closing[at].0.close(memory) == 0 {
+                let (io, reply) = self.closing.swap_remove(at);
+                // Who asked may have gone.
+                let _ = reply.send(io);
             }
         }
     }
@@ -101,7 +117,7 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
         }
     }
 
-    /// Gives a port back, between batches. What is in its rings is its own to clear.
+    /// Gives a port back, between batches. It has to be [closed](PacketIo::close): chunks may be in its rings.
     pub fn remove_port(&mut self, port: PortId) -> Option<P> {
         let io = self.ports.get_mut(port.index())?.take();
         self.outbox.remove_port(port);

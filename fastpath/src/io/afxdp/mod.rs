@@ -17,5 +17,5 @@ pub use port::{AfxdpOptions, AfxdpPort, Liveness};
 pub(super) use socket::interface_index;
 #[cfg(feature = "xsk-rs")]
 pub(super) use socket::interface_mtu;
-pub use socket::{Mode, Statistics};
+pub use socket::{Mode, Statistics, statistics};
 pub use umem::Umem;

@@ -38,6 +38,13 @@ pub struct Statistics {
     pub tx_invalid: u64,
 }
 
+impl Statistics {
+    /// Packets that did not reach us.
+    pub fn lost(&self) -> u64 {
+        self.rx_dropped + self.rx_ring_full
+    }
+}
+
 /// Slots of a socket's rings, powers of two.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RingSlots {
@@ -258,8 +265,8 @@ fn bind_error(name: &QueueName, mode: Mode, shared: bool, start: Instant, error:
     }
 }
 
-/// What the kernel lost.
-pub(super) fn statistics(socket: BorrowedFd<'_>) -> io::Result<Statistics> {
+/// What the kernel lost on a socket; a copy of its descriptor tells it too.
+pub fn statistics(socket: BorrowedFd<'_>) -> io::Result<Statistics> {
     // SAFETY: integers only, for which all zeroes is a value.
     let mut raw: libc::xdp_statistics = unsafe { mem::zeroed() };
     read_option(socket, libc::XDP_STATISTICS, &mut raw)?;
