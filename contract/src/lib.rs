@@ -3,6 +3,9 @@
 //! [`proto`] holds the messages as they cross the socket (`proto/ringway.proto` documents every field). They are
 //! untrusted: fastpath turns them into [`valid`] types, the one way in, before it compiles them.
 
+// Lints of libraries alone: helpers of integration tests may unwrap and be public.
+#![warn(clippy::unwrap_used, unreachable_pub)]
+
 pub mod frame;
 pub mod merge;
 

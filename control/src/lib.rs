@@ -3,6 +3,9 @@
 //! The path of a change is a row of pure functions with I/O at both ends:
 //! [`source`] → [`object::Objects`] → [`resolve`] → [`contract::proto::State`] → [`diff`] → [`push`].
 
+// Lints of libraries alone: helpers of integration tests may unwrap and be public.
+#![warn(clippy::unwrap_used, unreachable_pub)]
+
 pub mod assignment_file;
 pub mod cni;
 pub mod daemon;

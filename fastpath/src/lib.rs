@@ -3,6 +3,9 @@
 //! The packet path is a function of (batch, snapshot, flow table, now) to verdicts. Ports ([`io`]), the clock and the
 //! cluster stay outside: `ringway-fastpath` feeds it from AF_XDP sockets and a Unix socket, `ringway replay` from captures.
 
+// Lints of libraries alone: helpers of integration tests may unwrap and be public.
+#![warn(clippy::unwrap_used, unreachable_pub)]
+
 pub mod answer;
 pub mod batch;
 pub mod compile;

@@ -99,7 +99,7 @@ impl RecentDrops {
         // Acquire: the words are read before the sequence is read again. Pairs with the Release fence in `record`.
         fence(Ordering::Acquire);
         let after = slot.sequence.load(Ordering::Relaxed);
-        (before == after && before % 2 == 0)
+        (before == after && before.is_multiple_of(2))
             .then(|| decode(words))
             .flatten()
     }
@@ -152,7 +152,7 @@ mod tests {
 
     /// IPv4 and IPv6 by turns.
     fn address(n: u64) -> IpAddr {
-        if n / 2 % 2 == 0 {
+        if (n / 2).is_multiple_of(2) {
             (n as u32).to_be_bytes().into()
         } else {
             (1 << 100 | u128::from(n)).to_be_bytes().into()
@@ -164,7 +164,7 @@ mod tests {
             at_ns: n,
             port: PortId(n as u16),
             reason: DropReason::ALL[n as usize % DropReason::COUNT],
-            rule: (n % 2 == 0).then_some(RuleId(n as u32)),
+            rule: n.is_multiple_of(2).then_some(RuleId(n as u32)),
             tuple: Tuple {
                 src: address(n / 4 * 4 + n / 2 % 2 * 2),
                 dst: address(n / 4 * 4 + n / 2 % 2 * 2 + 1),

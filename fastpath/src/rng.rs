@@ -1,6 +1,6 @@
 //! Randomness: seeded and injected, so that the same input gives the same output.
 
-/// SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): one addition and three mixes a number. Not for secrets; what an attacker
+/// `SplitMix64` (Steele, Lea, Flood, OOPSLA 2014): one addition and three mixes a number. Not for secrets; what an attacker
 /// must not guess (the flow hash) has a key of its own.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);

@@ -69,6 +69,9 @@
 //! With [`Memory::Shared`] the region lives in a file or memfd and a successor takes it over with [`Table::adopt`]:
 //! live connections go on, with their payload, and so does [`Table::user_area`].
 
+// Lints of libraries alone: helpers of integration tests may unwrap and be public.
+#![warn(clippy::unwrap_used, unreachable_pub)]
+
 mod adopt;
 mod counters;
 mod hash;

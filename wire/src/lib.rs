@@ -4,6 +4,9 @@
 //! load and writing a store. Parsing is the only check and never panics, whatever the bytes; what comes after
 //! a parse is in bounds by construction. [`packet`] is the one-pass parser that workers run for each frame,
 //! the other modules are one format each. Nothing here allocates or keeps state.
+
+// Lints of libraries alone: helpers of integration tests may unwrap and be public.
+#![warn(clippy::unwrap_used, unreachable_pub)]
 #![cfg_attr(not(test), no_std)]
 
 pub mod addr;

@@ -214,13 +214,13 @@ pub fn frames(path: &Path) -> Vec<(String, u64, Vec<u8>)> {
     }
     let name = |at: usize| -> String {
         let options = &reader.interfaces()[at].options;
-        let names = options.iter().filter_map(|option| match option {
+        let mut names = options.iter().filter_map(|option| match option {
             pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption::IfName(name) => {
                 Some(name.to_string())
             }
             _ => None,
         });
-        names.last().unwrap()
+        names.next_back().unwrap()
     };
     blocks
         .into_iter()

@@ -14,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 
 /// Ringway's packet path: AF_XDP ports, workers and flow tables of one node.
 ///
-/// It needs CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF, CAP_IPC_LOCK (and CAP_SYS_ADMIN to mount a BPF filesystem), and is told
+/// It needs `CAP_NET_ADMIN`, `CAP_NET_RAW`, `CAP_BPF`, `CAP_IPC_LOCK` (and `CAP_SYS_ADMIN` to mount a BPF filesystem), and is told
 /// what to do by ringway-control over a Unix socket.
 #[derive(Debug, Parser)]
 #[command(

@@ -315,7 +315,7 @@ impl Daemon {
         loop {
             match self.status.accept() {
                 Ok((stream, _)) => {
-                    if let Err(error) = self.answer_one(stream) {
+                    if let Err(error) = self.answer_one(&stream) {
                         tracing::debug!(%error, "who asked for status went away");
                     }
                 }
@@ -325,19 +325,20 @@ impl Daemon {
         }
     }
 
-    fn answer_one(&self, stream: UnixStream) -> io::Result<()> {
+    fn answer_one(&self, stream: &UnixStream) -> io::Result<()> {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(ASK_TIMEOUT))?;
         stream.set_write_timeout(Some(ASK_TIMEOUT))?;
         let mut line = String::new();
-        BufReader::new(io::Read::take(&stream, QUESTION_BYTES_MAX)).read_line(&mut line)?;
+        BufReader::new(io::Read::take(stream, QUESTION_BYTES_MAX)).read_line(&mut line)?;
         let answer = match serde_json::from_str::<Question>(&line) {
             Ok(question) => self.answer(&question),
             Err(error) => Answer::Error(format!("not a question: {error}")),
         };
         let mut text = serde_json::to_string(&answer).map_err(io::Error::other)?;
         text.push('\n');
-        (&stream).write_all(text.as_bytes())
+        let mut stream = stream;
+        stream.write_all(text.as_bytes())
     }
 }
 

@@ -137,13 +137,6 @@ impl Ports {
         })
     }
 
-    /// Port names and messages of what is wanted and not live.
-    pub(super) fn waiting(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.waiting
-            .iter()
-            .map(|(name, message)| (&**name, message.as_str()))
-    }
-
     /// Rows for `status`, without traffic.
     pub(super) fn rows(&self, snapshot: &Snapshot) -> Vec<(PortId, PortRow)> {
         let row = |port: &Port| {

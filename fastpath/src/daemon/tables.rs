@@ -105,7 +105,7 @@ fn open<const K: usize, const W: usize>(
             }
             Ok(_) => tracing::warn!(table = %path.display(), "made anew: its size was configured otherwise"),
             Err(error) => {
-                tracing::warn!(table = %path.display(), %error, "made anew: it can't be taken over")
+                tracing::warn!(table = %path.display(), %error, "made anew: it can't be taken over");
             }
         }
     }

@@ -30,13 +30,11 @@ pub struct Listed {
 }
 
 /// Calls `each` for every connection until it returns false. `now_ms` orders wrapping times.
-pub fn walk<L: Layout, const K: usize, const W: usize>(
+pub fn walk<L: Layout + Family<Key = [u64; K]>, const K: usize, const W: usize>(
     table: &Table<K, W>,
     now_ms: u32,
     mut each: impl FnMut(&Listed) -> bool,
-) where
-    L: Family<Key = [u64; K]>,
-{
+) {
     for flow in table.connections() {
         if let Some(listed) = read::<L, K, W>(table, flow, now_ms)
             && !each(&listed)
@@ -46,14 +44,11 @@ pub fn walk<L: Layout, const K: usize, const W: usize>(
     }
 }
 
-fn read<L: Layout, const K: usize, const W: usize>(
+fn read<L: Layout + Family<Key = [u64; K]>, const K: usize, const W: usize>(
     table: &Table<K, W>,
     flow: FlowRef,
     now_ms: u32,
-) -> Option<Listed>
-where
-    L: Family<Key = [u64; K]>,
-{
+) -> Option<Listed> {
     let original = table.read(flow).ok()?;
     let reply = table.read(flow.peer()).ok()?;
     let bits = Bits(original.state().bits());

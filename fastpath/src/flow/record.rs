@@ -155,7 +155,7 @@ impl BytesWord {
     pub const fn ahead(self, sequence: u32) -> i32 {
         let last = (self.0 >> Self::BYTES_BITS) as u32;
         // 24-bit difference, sign extended.
-        (((sequence >> 8).wrapping_sub(last) << 8) as i32) >> 8
+        ((sequence >> 8).wrapping_sub(last) << 8).cast_signed() >> 8
     }
 }
 

@@ -68,7 +68,7 @@ impl<O: Observer> Pass<'_, O> {
                 }
             }
             Later::Refused(frame, note) => {
-                self.drop_frame(frame, note.number, DropReason::FragmentQuota, NOTHING)
+                self.drop_frame(frame, note.number, DropReason::FragmentQuota, NOTHING);
             }
         }
     }

@@ -126,7 +126,7 @@ impl<O: Observer> Pass<'_, O> {
             } else if encap::encap(self.memory, &mut frame, l3, &packet, adjacency, hash, completes) {
                 match self.outbox.push(adjacency.port, frame, Some(number), kind) {
                     Ok(()) if kind == Kind::Forwarded => {
-                        self.decided(number, fate, Verdict::Tx(adjacency.port))
+                        self.decided(number, fate, Verdict::Tx(adjacency.port));
                     }
                     Ok(()) => {}
                     Err(frame) => self.give_up(frame, number, kind, fate),

@@ -51,9 +51,8 @@ impl<O: Observer> Pass<'_, O> {
             return;
         };
         let problem = match answer {
-            Answer::None => return,
             Answer::Reset | Answer::Reject if packet.proto == IpProtocol::TCP => None,
-            Answer::Reset => return,
+            Answer::None | Answer::Reset => return,
             Answer::Reject => Some(Problem::PortUnreachable),
             Answer::NoRoute => Some(Problem::NetworkUnreachable),
             Answer::TimeExceeded => Some(Problem::TimeExceeded),

@@ -11,7 +11,7 @@ fn lab_with_backend(protocol: u8) -> Lab {
     Lab::with(move |state| {
         state
             .services
-            .push(service("web:x", 10, protocol, 80, &backend(1, 5, 8080)))
+            .push(service("web:x", 10, protocol, 80, &backend(1, 5, 8080)));
     })
 }
 

@@ -98,7 +98,7 @@ fn fragments_follow_their_first_through_a_service_in_any_order() {
             let mut lab = Lab::with(|state| {
                 state
                     .services
-                    .push(service("web:udp", 10, 17, 80, &backend(1, 5, 8080)))
+                    .push(service("web:udp", 10, 17, 80, &backend(1, 5, 8080)));
             });
             let (a, vip, b) = (
                 f.at(&f.pod(1, 6), 4000),
@@ -182,7 +182,7 @@ fn an_error_about_a_translated_packet_reaches_the_client_in_its_own_terms() {
         let mut lab = Lab::with(|state| {
             state
                 .services
-                .push(service("web:udp", 10, 17, 80, &backend(3, 9, 8080)))
+                .push(service("web:udp", 10, 17, 80, &backend(3, 9, 8080)));
         });
         let (a, vip) = (f.at(&f.pod(1, 6), 4000), f.at(&f.vip(10), 80));
         let sent = udp(&a, &vip).payload(100);
@@ -251,7 +251,7 @@ fn a_pods_error_about_what_a_service_sent_it_comes_from_the_vip() {
         let mut lab = Lab::with(|state| {
             state
                 .services
-                .push(service("web:udp", 10, 17, 80, &backend(1, 5, 8080)))
+                .push(service("web:udp", 10, 17, 80, &backend(1, 5, 8080)));
         });
         let (a, vip) = (f.at(&f.pod(1, 6), 4000), f.at(&f.vip(10), 80));
         let sent = udp(&a, &vip);

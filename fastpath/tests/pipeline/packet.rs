@@ -270,7 +270,7 @@ impl Pkt {
             l4,
             ttl: parsed.ttl,
             tos: parsed.tos,
-            df: v4.is_none_or(|header| header.dont_fragment()),
+            df: v4.is_none_or(wire::ipv4::Ipv4Header::dont_fragment),
             id: v4.map_or(0, |header| header.id.get()),
             payload: l4_bytes[head..].to_vec(),
         })
