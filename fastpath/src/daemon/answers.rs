@@ -44,8 +44,16 @@ impl Daemon {
             control_connected: self.control.is_connected(),
             last_refusal: self.desired.last_refusal.clone(),
             ports: self.port_rows(snapshot),
-            punts: self.reasons(PuntReason::ALL, |r| (r.name(), r.help()), super::super::counters::Counters::punted),
-            drops: self.reasons(DropReason::ALL, |r| (r.name(), r.help()), super::super::counters::Counters::dropped),
+            punts: self.reasons(
+                PuntReason::ALL,
+                |r| (r.name(), r.help()),
+                super::super::counters::Counters::punted,
+            ),
+            drops: self.reasons(
+                DropReason::ALL,
+                |r| (r.name(), r.help()),
+                super::super::counters::Counters::dropped,
+            ),
             flow_tables: vec![
                 table_row("v4", &self.tables.v4, self.tables.adopted[0]),
                 table_row("v6", &self.tables.v6, self.tables.adopted[1]),
@@ -256,7 +264,11 @@ impl Daemon {
             policy: drop.rule.and_then(|rule| rule_name(snapshot, rule)),
         };
         Drops {
-            reasons: self.reasons(DropReason::ALL, |r| (r.name(), r.help()), super::super::counters::Counters::dropped),
+            reasons: self.reasons(
+                DropReason::ALL,
+                |r| (r.name(), r.help()),
+                super::super::counters::Counters::dropped,
+            ),
             recent: recent.iter().map(row).collect(),
         }
     }

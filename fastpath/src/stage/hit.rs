@@ -252,7 +252,9 @@ impl<O: Observer> Pass<'_, O> {
             return Rewrite::None;
         }
         let ports = PortsWord(copy.word(L::PORTS)).ports();
-        if let Some(at) = L::ADDRESSES { Rewrite::V4(copy.word(at), ports) } else {
+        if let Some(at) = L::ADDRESSES {
+            Rewrite::V4(copy.word(at), ports)
+        } else {
             let peer = L::tuple(&L::writer(self.flows).table().record(flow.peer()).key());
             Rewrite::to(peer.dst, peer.src, ports.0.get(), ports.1.get())
         }
