@@ -36,7 +36,7 @@ pub(crate) enum Lookup {
 /// The keys of one family, to be looked up together.
 #[derive(Debug)]
 struct Keys<const K: usize> {
-    keys: Vec<[u64; K]>,
+    words: Vec<[u64; K]>,
     /// Which frame each key is of.
     frames: Vec<u8>,
     hashes: Vec<FlowHash>,
@@ -46,7 +46,7 @@ struct Keys<const K: usize> {
 impl<const K: usize> Keys<K> {
     fn new() -> Self {
         Self {
-            keys: Vec::with_capacity(BATCH_MAX),
+            words: Vec::with_capacity(BATCH_MAX),
             frames: Vec::with_capacity(BATCH_MAX),
             hashes: vec![FlowHash::default(); BATCH_MAX],
             found: vec![None; BATCH_MAX],
@@ -54,7 +54,7 @@ impl<const K: usize> Keys<K> {
     }
 
     fn clear(&mut self) {
-        self.keys.clear();
+        self.words.clear();
         self.frames.clear();
     }
 
@@ -62,8 +62,8 @@ impl<const K: usize> Keys<K> {
         &mut self,
         table: &Table<K, W>,
     ) -> impl Iterator<Item = (usize, FlowHash, Option<FlowRef>)> {
-        let len = self.keys.len();
-        table.lookup_batch(&self.keys, &mut self.hashes[..len], &mut self.found[..len]);
+        let len = self.words.len();
+        table.lookup_batch(&self.words, &mut self.hashes[..len], &mut self.found[..len]);
         let results = self.hashes.iter().zip(&self.found);
         self.frames
             .iter()
@@ -116,13 +116,13 @@ impl Batch {
         match place.packet.family {
             Family::V4 => {
                 self.v4
-                    .keys
+                    .words
                     .push(<V4 as key::Family>::key_of(l3, &place.packet, kind, place.zone));
                 self.v4.frames.push(index as u8);
             }
             Family::V6 => {
                 self.v6
-                    .keys
+                    .words
                     .push(<V6 as key::Family>::key_of(l3, &place.packet, kind, place.zone));
                 self.v6.frames.push(index as u8);
             }
@@ -133,12 +133,12 @@ impl Batch {
     #[inline]
     pub(crate) fn lookup(&mut self, v4: &Table<2, 8>, v6: &Table<5, 12>) {
         let lookups = &mut self.lookups;
-        if !self.v4.keys.is_empty() {
+        if !self.v4.words.is_empty() {
             self.v4
                 .lookup(v4)
                 .for_each(|(frame, hash, found)| lookups[frame] = Lookup::V4(hash, found));
         }
-        if !self.v6.keys.is_empty() {
+        if !self.v6.words.is_empty() {
             self.v6
                 .lookup(v6)
                 .for_each(|(frame, hash, found)| lookups[frame] = Lookup::V6(hash, found));

@@ -111,6 +111,7 @@ impl ConnState {
 
     /// The state after one more packet. `flags` have no RST that is outside the window (RFC 5961 section 3).
     #[inline]
+    #[must_use]
     pub fn after(self, packet: &Seen) -> Self {
         match self {
             Self::TcpSynSent

@@ -80,13 +80,17 @@ pub enum PortsKind {
     EchoRequest = 1,
     /// Both are the identifier of an ICMP echo reply.
     EchoReply = 2,
+    /// Not a flow: the backend that a client had, see `stage::affinity`.
+    Affinity = 3,
 }
 
 impl PortsKind {
     /// The kind of what comes back.
+    #[must_use]
     pub const fn reversed(self) -> Self {
         match self {
             Self::Plain => Self::Plain,
+            Self::Affinity => Self::Affinity,
             Self::EchoRequest => Self::EchoReply,
             Self::EchoReply => Self::EchoRequest,
         }
@@ -96,13 +100,14 @@ impl PortsKind {
         match bits {
             1 => Self::EchoRequest,
             2 => Self::EchoReply,
+            3 => Self::Affinity,
             _ => Self::Plain,
         }
     }
 
     /// One identifier stands for both ports.
     pub const fn is_echo(self) -> bool {
-        !matches!(self, Self::Plain)
+        matches!(self, Self::EchoRequest | Self::EchoReply)
     }
 }
 

@@ -27,6 +27,7 @@ pub mod snapshot;
 pub mod stage;
 pub mod status;
 pub mod table;
+mod unanswered;
 pub mod underlay;
 pub mod verdict;
 pub mod worker;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use crossbeam::queue::ArrayQueue;
 use flowtable::{Config, CreateError, Memory, Quiescence, SnapshotCell, TableV4, TableV6};
@@ -10,6 +10,7 @@ use flowtable::{Config, CreateError, Memory, Quiescence, SnapshotCell, TableV4, 
 use crate::generations::Generations;
 use crate::io::Waker;
 use crate::snapshot::{Bumps, SHARDS, Snapshot};
+use crate::unanswered::Unanswered;
 
 /// The tables and the cell that the workers of one process share, and their heartbeats.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct Shared {
     heartbeats: Box<[AtomicU64]>,
     wanted: ArrayQueue<IpAddr>,
     wanted_waker: Waker,
+    unanswered: Unanswered,
+    affinities: AtomicI64,
 }
 
 /// How large the tables are.
@@ -62,6 +65,7 @@ impl Shared {
         first: Arc<Snapshot>,
     ) -> Arc<Self> {
         assert!(v4.user_area().len() >= SHARDS, "a user word for each shard");
+        let unanswered = Unanswered::new(first.limits().ports as usize);
         let snapshot = Arc::new(SnapshotCell::new(&quiescence, first));
         let heartbeats = (0..quiescence.workers_max()).map(|_| AtomicU64::new(0)).collect();
         Arc::new(Self {
@@ -72,6 +76,8 @@ impl Shared {
             snapshot,
             quiescence,
             heartbeats,
+            unanswered,
+            affinities: AtomicI64::new(0),
         })
     }
 
@@ -83,6 +89,22 @@ impl Shared {
     /// IPv6 flows.
     pub fn v6(&self) -> &Arc<TableV6> {
         &self.v6
+    }
+
+    /// Connections in both tables. What else their slots hold (session affinity) is left out.
+    pub fn flows_live(&self) -> u64 {
+        // Relaxed: a number for people.
+        let others = u64::try_from(self.affinities.load(Relaxed)).unwrap_or(0);
+        (u64::from(self.v4.live()) + u64::from(self.v6.live())).saturating_sub(others)
+    }
+
+    pub(crate) fn unanswered(&self) -> &Unanswered {
+        &self.unanswered
+    }
+
+    pub(crate) fn count_affinities(&self, change: i64) {
+        // Relaxed: a number for people.
+        self.affinities.fetch_add(change, Relaxed);
     }
 
     /// The workers' domain.

@@ -5,6 +5,7 @@
 //!                               └─ miss ─► classify (decide, snat) ─┘        └─► refuse (an answer)
 //! ```
 
+mod affinity;
 mod answer;
 mod classify;
 mod decap;

@@ -1,4 +1,5 @@
 //! Keys: a tuple as the words that the table hashes and compares, straight from the packet's bytes.
+#![allow(clippy::many_single_char_names)] // bytes of words, by their place
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -52,6 +52,9 @@ fn read<L: Layout + Family<Key = [u64; K]>, const K: usize, const W: usize>(
     let original = table.read(flow).ok()?;
     let reply = table.read(flow.peer()).ok()?;
     let bits = Bits(original.state().bits());
+    if bits.has(Bits::AFFINITY) {
+        return None; // the backend that a client had, no connection
+    }
     let seen = [SeenWord(original.word(L::SEEN)), SeenWord(reply.word(L::SEEN))];
     let later = seen
         .iter()

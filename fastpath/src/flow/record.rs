@@ -140,7 +140,7 @@ impl BytesWord {
     #[inline]
     #[must_use]
     pub const fn plus(self, len: u32) -> Self {
-        Self(self.0 & !Self::BYTES_MASK | (self.0 + len as u64) & Self::BYTES_MASK)
+        Self(self.0 & !Self::BYTES_MASK | (self.bytes() + len as u64) & Self::BYTES_MASK)
     }
 
     /// The same with the sequence number after a segment.
@@ -170,6 +170,7 @@ impl BytesWord {
 /// | 37 | denied: the rule of the record says by what |
 /// | 38 | to this node's kernel, unchanged, instead of an adjacency |
 /// | 39 | the other side has answered |
+/// | 40 | not a flow: the backend that a client had |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bits(pub u64);
 
@@ -182,6 +183,8 @@ impl Bits {
     pub const PUNT: u64 = 1 << 38;
     /// The other side has answered.
     pub const ANSWERED: u64 = 1 << 39;
+    /// Not a flow: the backend that a client had; it lasts as many milliseconds as the word of bytes says.
+    pub const AFFINITY: u64 = 1 << 40;
     const STATE_SHIFT: u32 = 32;
     const STATE_MASK: u64 = 0xf << Self::STATE_SHIFT;
     const NO_ADJACENCY: u16 = 0xffff;
@@ -234,7 +237,7 @@ impl Bits {
     }
 }
 
-const _: () = assert!(Bits::ANSWERED < 1 << State::USER_BITS);
+const _: () = assert!(Bits::AFFINITY < 1 << State::USER_BITS);
 
 /// When the connection was made, from the halves in its two records.
 pub fn created_ms<const K: usize, const W: usize>(

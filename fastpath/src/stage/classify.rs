@@ -47,6 +47,7 @@ impl<O: Observer> Pass<'_, O> {
             opening: is_opening(&packet),
             hash: inbound.hash,
             established: None,
+            affine: self.affine_backend::<L, K, W>(&from),
         };
         let plan = match decide(&question, self.snapshot, self.rng) {
             Ok(plan) => plan,
@@ -75,6 +76,7 @@ impl<O: Observer> Pass<'_, O> {
             }
         };
         self.count_rule(plan.rule, true);
+        self.note_affinity::<L, K, W>(&from, &to);
         let fate = self.fate_of_flow::<L, K, W>(flow, true, plan.rule);
         let rewrite = rewrite_to(&from, &to);
         self.forward(inbound, plan.exit, rewrite, fate);

@@ -29,6 +29,8 @@ pub(crate) struct Question {
     pub hash: u64,
     /// What an established flow is rewritten to; asked again after a change.
     pub established: Option<Tuple>,
+    /// The backend that this client had before.
+    pub affine: Option<Backend>,
 }
 
 /// What becomes of a flow.
@@ -216,6 +218,9 @@ fn backend<'s>(
                 service: Some(service.id),
                 ..Refusal::new(reason, answer)
             };
+            if let (true, Some(backend)) = (opening, question.affine) {
+                return Ok((Some(backend), Some(service)));
+            }
             let eligible = if tuple.dst.is_ipv4() {
                 &service.eligible_v4
             } else {

@@ -10,7 +10,7 @@ use wire::ipv4::{self, Ipv4Header};
 use wire::ipv6::{self, Ipv6Header};
 use wire::packet::{Family, Packet};
 use wire::udp::{self, UdpHeader};
-use wire::{IpProtocol, Port, vxlan};
+use wire::{IpProtocol, Port, U16, vxlan};
 
 use crate::fragment::complete::complete_checksum;
 use crate::io::{Checksum, Frame, Memory};
@@ -51,9 +51,10 @@ pub fn encap(
         Family::V6 => EtherType::IPV6,
     };
     let bytes = memory.bytes_mut(frame);
-    let Some(header) = bytes.get_mut(..header_len) else {
+    let Some((header, inner)) = bytes.split_at_mut_checked(header_len) else {
         return false;
     };
+    let inner_id = identification(packet, inner);
     header.copy_from_slice(&adjacency.header[..header_len]);
     if adjacency.encap != AdjacencyEncap::Ipip {
         // The innermost Ethernet header ends the template.
@@ -65,12 +66,13 @@ pub fn encap(
             &mut header[header_len - ipv4::HEADER_LEN..],
             ip_len + ipv4::HEADER_LEN,
             packet.tos,
+            inner_id,
         ),
         AdjacencyEncap::Vxlan4 => {
             let outer = &mut header[header_len - ethernet::HEADER_LEN - vxlan::OUTER_V4_LEN..];
             let outer_len = vxlan::OUTER_V4_LEN + ethernet::HEADER_LEN + ip_len;
             stamp_udp(&mut outer[ipv4::HEADER_LEN..], outer_len - ipv4::HEADER_LEN, hash);
-            stamp_ipv4(outer, outer_len, packet.tos)
+            stamp_ipv4(outer, outer_len, packet.tos, inner_id)
         }
         AdjacencyEncap::Vxlan6 => {
             let outer_start = header_len - ethernet::HEADER_LEN - vxlan::OUTER_V6_LEN;
@@ -83,7 +85,7 @@ pub fn encap(
 }
 
 /// Length, ECN (RFC 6040 section 4.1, normal mode: the inner one) and header checksum.
-fn stamp_ipv4(outer: &mut [u8], total_len: usize, inner_tos: u8) -> bool {
+fn stamp_ipv4(outer: &mut [u8], total_len: usize, inner_tos: u8, inner_id: u16) -> bool {
     let Some(outer) = outer.get_mut(..ipv4::HEADER_LEN) else {
         return false;
     };
@@ -95,6 +97,10 @@ fn stamp_ipv4(outer: &mut [u8], total_len: usize, inner_tos: u8) -> bool {
     };
     header.total_len.set(total_len);
     header.tos = header.tos & !3 | inner_tos & 3;
+    if !header.dont_fragment() {
+        // Who may be cut must be told from the packets before and after it, RFC 6864 section 4.
+        header.id.set(inner_id);
+    }
     ipv4::write_checksum(outer);
     true
 }
@@ -109,6 +115,22 @@ fn stamp_ipv6(outer: &mut [u8], payload_len: usize, inner_tos: u8) -> bool {
     header.payload_len.set(payload_len);
     header.set_traffic_class(header.traffic_class() & !3 | inner_tos & 3);
     true
+}
+
+/// A number that differs between the packets of a flow: the inner identification (with the place of a fragment), else the
+/// transport checksum.
+fn identification(packet: &Packet, inner: &[u8]) -> u16 {
+    let own = match packet.family {
+        Family::V4 => Ipv4Header::prefix(inner).map_or(0, |header| {
+            header.id.get() ^ (header.flags_offset.get() & ipv4::OFFSET_MASK)
+        }),
+        Family::V6 => 0,
+    };
+    if own == 0 {
+        packet.l4_checksum(inner).map_or(0, U16::get)
+    } else {
+        own
+    }
 }
 
 /// Length and source port, which spreads the flows over the paths of the underlay (RFC 7348 section 5).

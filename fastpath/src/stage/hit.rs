@@ -37,7 +37,7 @@ impl<O: Observer> Pass<'_, O> {
             }
         };
         if self.is_due::<L, K, W>(flow, &copy) {
-            if L::writer(self.flows).remove(flow).is_ok() {
+            if self.remove_flow::<L, K, W>(flow) {
                 self.counters.flows_expired.add(1);
             }
             return Err(inbound);
@@ -192,9 +192,19 @@ impl<O: Observer> Pass<'_, O> {
     ) {
         let table = L::writer(self.flows).table();
         let answered = if answers { Bits::ANSWERED } else { 0 };
+        let mut was_answered = true;
         for record in [flow, flow.peer()] {
             // Gone or being decided: this packet's part in it is lost, the next one's will do.
-            let _ = table.update_state(record, |bits| Some(Bits(bits).with_state(state).0 | answered));
+            let _ = table.update_state(record, |bits| {
+                if record.direction() == Direction::Original {
+                    was_answered = Bits(bits).has(Bits::ANSWERED);
+                }
+                Some(Bits(bits).with_state(state).0 | answered)
+            });
+        }
+        if answers && !was_answered {
+            let zone = L::tuple(&table.record(flow.original()).key()).zone;
+            self.shared.unanswered().ended(zone);
         }
     }
 
@@ -253,18 +263,32 @@ impl<O: Observer> Pass<'_, O> {
         }
         let ports = PortsWord(copy.word(L::PORTS)).ports();
         if let Some(at) = L::ADDRESSES {
-            Rewrite::V4(copy.word(at), ports)
-        } else {
-            let peer = L::tuple(&L::writer(self.flows).table().record(flow.peer()).key());
-            Rewrite::to(peer.dst, peer.src, ports.0.get(), ports.1.get())
+            return Rewrite::V4(copy.word(at), ports);
         }
+        let peer = L::tuple(&L::writer(self.flows).table().record(flow.peer()).key());
+        Rewrite::to(peer.dst, peer.src, ports.0.get(), ports.1.get())
     }
 
     /// Removes an entry that another one shall take the place of.
     pub(super) fn forget<L: Table<K, W>, const K: usize, const W: usize>(&mut self, flow: FlowRef) {
-        if L::writer(self.flows).remove(flow).is_ok() {
+        if self.remove_flow::<L, K, W>(flow) {
             self.counters.flows_removed.add(1);
         }
+    }
+
+    /// Removes an entry. False when another worker did, or is at it.
+    pub(super) fn remove_flow<L: Table<K, W>, const K: usize, const W: usize>(
+        &mut self,
+        flow: FlowRef,
+    ) -> bool {
+        let writer = L::writer(self.flows);
+        let original = writer.table().record(flow.original());
+        let (zone, bits) = (L::tuple(&original.key()).zone, Bits(original.state().bits()));
+        let removed = writer.remove(flow).is_ok();
+        if removed && !bits.has(Bits::ANSWERED) {
+            self.shared.unanswered().ended(zone);
+        }
+        removed
     }
 }
 

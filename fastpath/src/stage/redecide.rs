@@ -50,8 +50,12 @@ impl<O: Observer> Pass<'_, O> {
         let rng = &mut *self.rng;
         let reply_packet = flow.direction() == Direction::Reply;
         let mut outcome = Redecided::Same;
+        let mut unanswered = None;
         let done = L::writer(self.flows).redecide(flow, |both| {
             let from = L::tuple(&both.key(Direction::Original));
+            if !Bits(both.bits(Direction::Original)).has(Bits::ANSWERED) {
+                unanswered = Some(from.zone);
+            }
             let reply = L::tuple(&both.key(Direction::Reply));
             let to = reply.reversed(from.zone);
             let to = Tuple {
@@ -63,6 +67,7 @@ impl<O: Observer> Pass<'_, O> {
                 opening: true,
                 hash,
                 established: Some(to),
+                affine: None,
             };
             let decided = decide(&question, snapshot, rng);
             let stamp = |shards| shared.generations().stamp(shards).0;
@@ -92,7 +97,12 @@ impl<O: Observer> Pass<'_, O> {
             decision
         });
         match done {
-            Ok(Decision::Remove) => self.counters.flows_removed.add(1),
+            Ok(Decision::Remove) => {
+                self.counters.flows_removed.add(1);
+                if let Some(zone) = unanswered {
+                    self.shared.unanswered().ended(zone);
+                }
+            }
             Ok(Decision::Keep) => {}
             Err(_) => return Redecided::Same,
         }

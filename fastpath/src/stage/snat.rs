@@ -68,6 +68,10 @@ impl<O: Observer> Pass<'_, O> {
         from: &Tuple,
         plan: &Plan,
     ) -> Installed {
+        let capacity = L::writer(self.flows).table().limit();
+        if !self.shared.unanswered().may_open(from.zone, capacity) {
+            return Installed::Refused(DropReason::TableFull);
+        }
         let mut to = plan.to;
         let (first, last) = self.snapshot.this_node().snat_ports;
         let has_ports = to.proto.has_ports() || to.kind.is_echo();
@@ -132,6 +136,7 @@ impl<O: Observer> Pass<'_, O> {
             match inserted {
                 Ok(flow) => {
                     self.counters.flows_created.add(1);
+                    self.shared.unanswered().opened(from.zone);
                     return Some(Installed::Here(flow, *to));
                 }
                 Err(Refused::Exists(flow)) => return Some(Installed::Already(flow)),
@@ -157,7 +162,7 @@ impl<O: Observer> Pass<'_, O> {
         let Ok(copy) = self.read::<L, K, W>(flow) else {
             return false;
         };
-        if !self.is_due::<L, K, W>(flow, &copy) || L::writer(self.flows).remove(flow).is_err() {
+        if !self.is_due::<L, K, W>(flow, &copy) || !self.remove_flow::<L, K, W>(flow) {
             return false;
         }
         self.counters.flows_expired.add(1);
@@ -167,19 +172,27 @@ impl<O: Observer> Pass<'_, O> {
     /// Of a full table: what nobody answered goes first, what is established stays.
     #[cold]
     fn make_room<L: Table<K, W>, const K: usize, const W: usize>(&mut self) -> bool {
-        let (deadlines, now_ms) = (self.deadlines, self.now_ms);
+        let (deadlines, now_ms, unanswered) = (self.deadlines, self.now_ms, self.shared.unanswered());
         let (mut expired, mut evicted) = (0, 0);
         let swept = L::writer(self.flows).sweep(MAKE_ROOM_SLOTS, |connection| {
             let bits = Bits(connection.state().bits());
             let idle =
                 |direction| super::hit::idle_ms(now_ms, SeenWord(connection.record(direction).word(L::SEEN)));
             let idle = idle(Direction::Original).min(idle(Direction::Reply));
-            if idle >= deadlines.of(bits.state()) {
-                expired += 1;
+            let end = || {
+                if !bits.has(Bits::ANSWERED) {
+                    unanswered.ended(L::tuple(&connection.record(Direction::Original).key()).zone);
+                }
                 Sweep::Remove
+            };
+            if bits.has(Bits::AFFINITY) {
+                Sweep::Keep
+            } else if idle >= deadlines.of(bits.state()) {
+                expired += 1;
+                end()
             } else if !bits.has(Bits::ANSWERED) && evicted == 0 {
                 evicted += 1;
-                Sweep::Remove
+                end()
             } else {
                 Sweep::Keep
             }

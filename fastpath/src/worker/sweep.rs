@@ -4,10 +4,11 @@ use flowtable::{Connection, Direction, Sweep};
 
 use super::Worker;
 use crate::conntrack::Deadlines;
-use crate::flow::key::{V4, V6};
+use crate::flow::key::{Family, V4, V6};
 use crate::flow::record::{Bits, Layout, SeenWord};
 use crate::io::PacketIo;
 use crate::observe::Observer;
+use crate::shared::Shared;
 use crate::stage::idle_ms;
 
 /// When the next part is due.
@@ -21,10 +22,6 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
     ///
     /// Deadlines are exact without it, a lookup asks for them; this frees the memory.
     pub(super) fn sweep(&mut self, now_ns: u64) {
-        let (deadlines, now_ms) = (
-            Deadlines::new(self.snapshot.snapshot().timeouts()),
-            (now_ns / 1_000_000) as u32,
-        );
         if now_ns < self.sweeper.next_ns && self.sweeper.next_ns - now_ns <= STEP_NS {
             self.flows.v4.maintain();
             self.flows.v6.maintain();
@@ -33,42 +30,76 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
         self.sweeper.next_ns = now_ns + STEP_NS;
         let v4 = self.flows.v4.sweep_budget(STEPS_PER_ROUND).min(STEP_SLOTS_MAX);
         let v6 = self.flows.v6.sweep_budget(STEPS_PER_ROUND).min(STEP_SLOTS_MAX);
-        self.sweep_part(&deadlines, now_ms, v4, v6);
+        self.sweep_part(now_ns, v4, v6);
     }
 
     /// Removes every connection of this worker's share whose time is up: where a clock jumps, as in a replay. Between batches.
     pub fn expire_all(&mut self, now_ns: u64) {
-        let deadlines = Deadlines::new(self.snapshot.snapshot().timeouts());
         // A part ends at the end of the share: the first goes from the hand to it, the second from the start.
         for _ in 0..2 {
-            self.sweep_part(&deadlines, (now_ns / 1_000_000) as u32, u32::MAX, u32::MAX);
+            self.sweep_part(now_ns, u32::MAX, u32::MAX);
         }
     }
 
-    fn sweep_part(&mut self, deadlines: &Deadlines, now_ms: u32, slots_v4: u32, slots_v6: u32) {
-        let v4 = self.flows.v4.sweep(slots_v4, |connection| {
-            judge::<V4, 2, 8>(connection, deadlines, now_ms)
-        });
-        let v6 = self.flows.v6.sweep(slots_v6, |connection| {
-            judge::<V6, 5, 12>(connection, deadlines, now_ms)
-        });
+    fn sweep_part(&mut self, now_ns: u64, slots_v4: u32, slots_v6: u32) {
+        let mut judge = Judge {
+            deadlines: Deadlines::new(self.snapshot.snapshot().timeouts()),
+            now_ms: (now_ns / 1_000_000) as u32,
+            shared: &self.shared,
+            affinities: 0,
+        };
+        let v4 = self
+            .flows
+            .v4
+            .sweep(slots_v4, |connection| judge.judge::<V4, 2, 8>(connection));
+        let v6 = self
+            .flows
+            .v6
+            .sweep(slots_v6, |connection| judge.judge::<V6, 5, 12>(connection));
+        let affinities = judge.affinities.min(v4.removed + v6.removed);
         self.counters
             .flows_expired
-            .add(u64::from(v4.removed + v6.removed));
+            .add(u64::from(v4.removed + v6.removed - affinities));
+        if affinities > 0 {
+            self.shared.count_affinities(-i64::from(affinities));
+        }
     }
 }
 
-fn judge<L: Layout, const K: usize, const W: usize>(
-    connection: &Connection<'_, K, W>,
-    deadlines: &Deadlines,
+struct Judge<'s> {
+    deadlines: Deadlines,
     now_ms: u32,
-) -> Sweep {
-    let lasts_ms = deadlines.of(Bits(connection.state().bits()).state());
-    let idle = |direction| idle_ms(now_ms, SeenWord(connection.record(direction).word(L::SEEN)));
-    if idle(Direction::Original) >= lasts_ms && idle(Direction::Reply) >= lasts_ms {
+    shared: &'s Shared,
+    affinities: u32,
+}
+
+impl Judge<'_> {
+    fn judge<L: Layout + Family<Key = [u64; K]>, const K: usize, const W: usize>(
+        &mut self,
+        connection: &Connection<'_, K, W>,
+    ) -> Sweep {
+        let bits = Bits(connection.state().bits());
+        let original = connection.record(Direction::Original);
+        let lasts_ms = if bits.has(Bits::AFFINITY) {
+            original.word(L::BYTES) as u32
+        } else {
+            self.deadlines.of(bits.state())
+        };
+        let idle = |direction| idle_ms(self.now_ms, SeenWord(connection.record(direction).word(L::SEEN)));
+        if idle(Direction::Original) < lasts_ms {
+            return Sweep::Keep;
+        }
+        if bits.has(Bits::AFFINITY) {
+            self.affinities += 1;
+            return Sweep::Remove;
+        }
+        if idle(Direction::Reply) < lasts_ms {
+            return Sweep::Keep;
+        }
+        if !bits.has(Bits::ANSWERED) {
+            self.shared.unanswered().ended(L::tuple(&original.key()).zone);
+        }
         Sweep::Remove
-    } else {
-        Sweep::Keep
     }
 }
 

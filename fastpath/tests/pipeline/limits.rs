@@ -272,3 +272,48 @@ fn rules_are_counted_by_flow_and_by_packet() {
         .collect();
     assert_eq!(counted, [(1, 3)]);
 }
+
+#[test]
+fn a_pod_that_opens_flows_to_nowhere_leaves_room_for_the_others() {
+    for f in BOTH {
+        let mut lab = Lab::with_options(
+            &Options {
+                connections: 200,
+                ..Options::default()
+            },
+            |_| {},
+        );
+        let b = f.at(&f.pod(1, 5), 80);
+        let verdicts: Vec<_> = (0..100)
+            .map(|n| lab.send("client", &syn(&f.at(&f.pod(1, 6), 4000 + n), &b)).reason)
+            .collect();
+        assert_eq!(
+            verdicts.iter().filter(|reason| *reason == "table-full").count(),
+            50
+        );
+        // Others open theirs, and an answer gives one back.
+        assert_eq!(
+            lab.send("other", &syn(&f.at(&f.pod(1, 7), 4000), &b)).verdict,
+            "tx"
+        );
+        lab.send("web", &syn_ack(&b, &f.at(&f.pod(1, 6), 4000)));
+        assert_eq!(
+            lab.send("client", &syn(&f.at(&f.pod(1, 6), 5000), &b)).verdict,
+            "tx"
+        );
+        assert_eq!(
+            lab.send("client", &syn(&f.at(&f.pod(1, 6), 5001), &b)).reason,
+            "table-full"
+        );
+        // So does time.
+        lab.advance_s(20.0);
+        for _ in 0..1000 {
+            lab.advance_s(0.005);
+            lab.poll();
+        }
+        assert_eq!(
+            lab.send("client", &syn(&f.at(&f.pod(1, 6), 5001), &b)).verdict,
+            "tx"
+        );
+    }
+}

@@ -215,3 +215,61 @@ fn the_node_itself_reaches_a_vip() {
             .tx("host", &syn_ack(&vip, &a).routed());
     }
 }
+
+#[test]
+fn a_client_with_affinity_comes_back_to_its_backend_until_its_time_is_up() {
+    for f in BOTH {
+        let mut lab = Lab::with(|state| {
+            let backends: Vec<_> = (5..8).flat_map(|number| backend(1, number, 8080)).collect();
+            let mut sticky = service("web:tcp", 10, 6, 80, &backends);
+            sticky.affinity_s = 100;
+            state.services.push(sticky);
+        });
+        let vip = f.at(&f.vip(10), 80);
+        let backend_of = |lab: &mut Lab, src: String, port: u16| {
+            let frame = lab.frame("uplink", &syn(&f.at(&src, port), &vip).l3());
+            lab.send_frame("uplink", &frame).packet().0
+        };
+        let mut seen = std::collections::BTreeSet::new();
+        for client in 0..12 {
+            let src = f.outside().replace('9', &format!("{}", 20 + client));
+            let first = backend_of(&mut lab, src.clone(), 1000);
+            for port in 1001..1004 {
+                lab.advance_s(60.0);
+                assert_eq!(
+                    backend_of(&mut lab, src.clone(), port),
+                    first,
+                    "each new connection starts the time anew"
+                );
+            }
+            seen.insert(first);
+        }
+        assert_eq!(seen.len(), 3, "clients spread: {seen:?}");
+        assert!(
+            lab.shared.flows_live() < u64::from(lab.live()),
+            "affinities are no flows"
+        );
+        // A backend that is not ready any more gets nobody, whatever the affinity.
+        let src = f.outside().replace('9', "20");
+        let first = backend_of(&mut lab, src.clone(), 2000);
+        let gone = match first.as_str() {
+            "web" => 5,
+            "client" => 6,
+            _ => 7,
+        };
+        lab.change(|state| {
+            state.services[0]
+                .backends
+                .retain(|backend| *backend.address.last().unwrap() != gone);
+        });
+        let second = backend_of(&mut lab, src.clone(), 2001);
+        assert_ne!(second, first);
+        assert_eq!(backend_of(&mut lab, src, 2002), second);
+        lab.advance_s(200.0);
+        for _ in 0..1000 {
+            lab.advance_s(0.005);
+            lab.poll();
+        }
+        assert_eq!(lab.live(), 0, "affinity expires");
+    }
+}
