@@ -143,7 +143,7 @@ impl Player {
     pub(super) fn outcome(&self, shared: &Shared) -> Outcome {
         Outcome {
             counters: Arc::clone(self.bench.worker.counters()),
-            flows_live: u64::from(shared.v4().live()) + u64::from(shared.v6().live()),
+            flows_live: shared.flows_live(),
         }
     }
 
