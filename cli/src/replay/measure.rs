@@ -50,10 +50,11 @@ impl Speed {
 pub(super) fn measure(
     shared: &Arc<Shared>,
     args: &Args,
+    chunks: usize,
     merge: &mut Merge,
     ports: &[PortId],
 ) -> Result<Speed> {
-    let mut bench = Bench::new(shared, args.seed, Unobserved);
+    let mut bench = Bench::new(shared, args.seed, chunks, Unobserved);
     let mut speed = Speed::default();
     let (mut queued, mut now_ns) = (0, 0);
     each(merge, args.repeat.get(), |timestamp_ns, packet| {

@@ -96,14 +96,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut outputs = outputs(args)?;
     let recorder = Recorder::new(outputs.frames, outputs.verdicts, &names).with_context(|| writing(args))?;
     let shared = shared(args, &node.snapshot)?;
-    let mut player = Player::new(&shared, args.seed, recorder);
+    let chunks = play::chunks(&inputs, &merge, args);
+    let mut player = Player::new(&shared, args.seed, chunks, recorder);
     play::all(&mut player, &mut merge, &ports, args).with_context(|| writing(args))?;
     let outcome = player.outcome(&shared);
     let (frames, verdicts) = player.into_recorder().finish().with_context(|| writing(args))?;
     drop(shared);
 
     if let Some(file) = &mut outputs.report {
-        let speed = measure::measure(&self::shared(args, &node.snapshot)?, args, &mut merge, &ports)?;
+        let speed = measure::measure(
+            &self::shared(args, &node.snapshot)?,
+            args,
+            chunks,
+            &mut merge,
+            &ports,
+        )?;
         let report = report::Report::new(args, &node, &names, &outcome, &speed);
         report.write(file).with_context(|| writing(args))?;
     }

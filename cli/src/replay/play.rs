@@ -4,6 +4,7 @@
 //! the same packets as on the wire and frames leave in the order of their causes, whatever the ports. Between two packets
 //! the clock stops wherever something that waits is due. Speed is measured apart, in batches ([`super::measure`]).
 
+use std::fs;
 use std::io::{self, IsTerminal as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use fastpath::counters::Counters;
 use fastpath::io::Memory;
-use fastpath::io::merge::{Merge, Merged};
+use fastpath::io::merge::{Input, Merge, Merged};
 use fastpath::observe::Observer;
 use fastpath::port::PortId;
 use fastpath::shared::Shared;
@@ -22,6 +23,19 @@ use super::port::{Queue, ReplayPort};
 use super::recorder::Recorder;
 use super::{Args, bad_capture};
 
+/// Chunks of frame memory that will do, even if every packet of the input were held: memory is taken at start, and most
+/// captures are small.
+pub(super) fn chunks(inputs: &[Input], merge: &Merge, args: &Args) -> usize {
+    let len = |input: &Input| match fs::metadata(&input.path) {
+        Ok(file) if file.is_file() => file.len(),
+        _ => u64::MAX,
+    };
+    let bytes = inputs.iter().map(len).fold(0, u64::saturating_add);
+    let once = (bytes / CHUNK_ROOM).saturating_add(merge.packets());
+    let chunks = once.saturating_mul(args.repeat.get()).saturating_add(CHUNKS_MIN);
+    chunks.min(CHUNKS_MAX) as usize
+}
+
 /// A worker with the node's ports.
 pub(super) struct Bench<O: Observer> {
     pub(super) worker: Worker<ReplayPort, O>,
@@ -29,14 +43,14 @@ pub(super) struct Bench<O: Observer> {
 }
 
 impl<O: Observer> Bench<O> {
-    pub(super) fn new(shared: &Arc<Shared>, seed: u64, observer: O) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, seed: u64, chunks: usize, observer: O) -> Self {
         let config = WorkerConfig {
             seat: 0,
             workers: 1,
             seed,
             punt_to_host_mac: false,
         };
-        let memory = Memory::heap(CHUNKS, CHUNK_LEN);
+        let memory = Memory::heap(chunks, CHUNK_LEN);
         let mut worker = Worker::new(config, Arc::clone(shared), memory, observer);
         let queue = Queue::default();
         let ports: Vec<PortId> = shared.snapshot().current().ports().map(|port| port.id).collect();
@@ -68,9 +82,9 @@ pub(super) struct Outcome {
 }
 
 impl Player {
-    pub(super) fn new(shared: &Arc<Shared>, seed: u64, recorder: Recorder) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, seed: u64, chunks: usize, recorder: Recorder) -> Self {
         Self {
-            bench: Bench::new(shared, seed, recorder),
+            bench: Bench::new(shared, seed, chunks, recorder),
             now_ns: None,
         }
     }
@@ -219,8 +233,12 @@ impl Drop for Progress {
     }
 }
 
-/// Frame memory: 1024 held fragments of the largest size, and room to work. Only what is used is ever touched.
-const CHUNKS: usize = 1 << 15;
+/// Chunks of frame memory to work with, beside those that wait: a batch, and what a packet of the largest size is cut into.
+const CHUNKS_MIN: u64 = 1 << 10;
+/// As many fragments of the largest size as may wait, and room to work.
+const CHUNKS_MAX: u64 = 1 << 15;
+/// What fits a chunk at least.
+const CHUNK_ROOM: u64 = 3_500;
 const CHUNK_LEN: usize = 4096;
 /// Between the end of one pass and the start of the next.
 const PASS_GAP_NS: u64 = 1_000;
