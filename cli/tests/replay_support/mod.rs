@@ -1,5 +1,9 @@
 //! A small cluster, frames of its pods, and the binary that replays them.
-#![allow(dead_code, reason = "each test file takes what it needs")]
+#![allow(dead_code, unreachable_pub, reason = "each test file takes what it needs")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test's own hands: what fails here fails the test"
+)]
 
 use std::fs::{self, File};
 use std::io::Write as _;
