@@ -47,22 +47,25 @@ pub struct Step {
 pub enum Source {
     /// Known beforehand.
     Ready(Sent),
-    /// Depends on what left before.
-    Later(Box<dyn Fn(&Bindings) -> Sent + Send + Sync>),
+    /// Depends on words that patterns bound before, by these names.
+    Later(
+        &'static [&'static str],
+        Box<dyn Fn(&Bindings) -> Sent + Send + Sync>,
+    ),
 }
 
 /// When the first packet of every case comes.
 pub const START_NS: u64 = 1_700_000_000_000_000_000;
 
 impl Case {
-    /// A case without packets.
+    /// A case without packets. The flow table is small, as its memory is taken at start.
     pub fn new(name: impl Into<String>, about: &'static str, state: String) -> Self {
         let name = name.into();
         Self {
             name,
             about,
             state,
-            options: Vec::new(),
+            options: vec!["--max-flows".to_owned(), "4096".to_owned()],
             steps: Vec::new(),
             now_ns: START_NS,
         }
@@ -83,9 +86,13 @@ impl Case {
         self.push(Source::Ready(sent))
     }
 
-    /// The next packet, which depends on what left before.
-    pub fn send_after(&mut self, make: impl Fn(&Bindings) -> Sent + Send + Sync + 'static) -> &mut Step {
-        self.push(Source::Later(Box::new(make)))
+    /// The next packet, which depends on words that patterns before it bind to `names`.
+    pub fn send_after(
+        &mut self,
+        names: &'static [&'static str],
+        make: impl Fn(&Bindings) -> Sent + Send + Sync + 'static,
+    ) -> &mut Step {
+        self.push(Source::Later(names, Box::new(make)))
     }
 
     fn push(&mut self, source: Source) -> &mut Step {

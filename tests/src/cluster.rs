@@ -103,7 +103,7 @@ pub fn raw(port: &'static str, frame: Vec<u8>) -> Sent {
 pub fn host_sends(packet: &IpPacket) -> Sent {
     Sent {
         port: "host",
-        frame: packet.frame([2, 0, 0, 0, 0, 1], GATEWAY_MAC),
+        frame: packet.frame(NODE_A.mac, GATEWAY_MAC),
     }
 }
 

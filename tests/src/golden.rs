@@ -37,18 +37,14 @@ pub fn play(replay: &Replay, case: &Case) -> Result<Played> {
     let mut bindings = Bindings::new();
     let mut input = Vec::new();
     loop {
-        for step in &case.steps[input.len()..] {
+        let before = input.len();
+        for step in &case.steps[before..] {
             let sent = match &step.source {
                 Source::Ready(sent) => sent.clone(),
-                // Every pattern before it must have been seen.
-                Source::Later(_)
-                    if bindings
-                        .get(SEEN)
-                        .is_none_or(|seen| *seen != input.len().to_string()) =>
-                {
-                    break;
+                Source::Later(names, make) if names.iter().all(|name| bindings.contains_key(*name)) => {
+                    make(&bindings)
                 }
-                Source::Later(make) => make(&bindings),
+                Source::Later(..) => break,
             };
             input.push(Captured {
                 port: sent.port.to_owned(),
@@ -59,7 +55,11 @@ pub fn play(replay: &Replay, case: &Case) -> Result<Played> {
         fs::write(&input_path, capture::write(&input)?)?;
         let outcome = replay.run(folder.path(), &state, &input_path, &case.options)?;
         let mut found = promises_broken(case, &outcome, input.len(), &mut bindings);
-        if input.len() == case.steps.len() || !found.is_empty() {
+        let stuck = input.len() == before;
+        if input.len() == case.steps.len() || stuck {
+            if stuck {
+                found.push(format!("packet {}: what it depends on never left", before + 1));
+            }
             found.extend(faults(&input, &outcome));
             return Ok(Played {
                 input,
@@ -67,12 +67,8 @@ pub fn play(replay: &Replay, case: &Case) -> Result<Played> {
                 faults: found,
             });
         }
-        bindings.insert(SEEN.to_owned(), input.len().to_string());
     }
 }
-
-/// How many packets the bindings come from. No pattern can name it.
-const SEEN: &str = "packets seen";
 
 fn promises_broken(case: &Case, outcome: &Outcome, count: usize, bindings: &mut Bindings) -> Vec<String> {
     let mut found = Vec::new();

@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod golden;
 mod libtest;
 mod record;
 mod tally;
@@ -27,6 +28,8 @@ enum Command {
     Demo(demo::Options),
     /// Record the captures of examples/two-nodes anew from the lab, and their verdicts. Needs root and tcpdump.
     Record,
+    /// Play the golden cases of tests/golden, all or those named, and compare every byte and counter; or bless them.
+    Golden(golden::Options),
     /// Sockets of the demo
     #[command(subcommand, hide = true)]
     Traffic(traffic::Traffic),
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         Command::Test(options) => check::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Record => record::run(),
+        Command::Golden(options) => golden::run(&options),
         Command::Traffic(role) => match traffic::run(&role) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

@@ -101,8 +101,7 @@ fn no_such_pod(f: Family) -> Case {
         "",
     );
     let packet = udp(&at(f.a, 4000), &at(f.nobody, 53), 10);
-    let answer = if f.is_v4() { "icmp 3/* 0" } else { "icmp 1/* 0" };
-    let kind = answer.replace("/*", if f.is_v4() { "/1" } else { "/3" });
+    let kind = if f.is_v4() { "icmp 3/0 0" } else { "icmp 1/0 0" };
     case.send(A.sends(&packet)).dropped("no-route").answer(
         A.port,
         format!(

@@ -64,14 +64,14 @@ fn about_masqueraded(f: Family) -> Case {
         (hop, f.too_big(), 1400),
         (f.outside, f.port_unreachable(), 0),
     ] {
-        case.send_after(move |seen| {
+        case.send_after(&["{u}"], move |seen| {
             router_sends(&icmp_error(from, f.node_a, kind, code, word, &sent(seen), 500))
         })
         .tx(A.port, told(from, (kind, code), word, "udp 33000 > 33434"));
     }
     // As short as RFC 792 allows: IP header and eight bytes.
     let short = if f.is_v4() { 28 } else { 48 };
-    case.send_after(move |seen| {
+    case.send_after(&["{u}"], move |seen| {
         router_sends(&icmp_error(
             hop,
             f.node_a,
@@ -90,7 +90,7 @@ fn about_masqueraded(f: Family) -> Case {
             f.node_a, f.outside, f.df
         ),
     );
-    case.send_after(move |seen| {
+    case.send_after(&["{id}"], move |seen| {
         let sent = ping(f.node_a, f.outside, number(seen, "{id}"), 1, 20);
         router_sends(&icmp_error(hop, f.node_a, f.time_exceeded().0, 0, 0, &sent, 500))
     })

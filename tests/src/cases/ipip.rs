@@ -100,7 +100,7 @@ fn cross_subnet() -> Case {
     case.send(A.sends(&udp(&at(F.a, 4000), &at(F.d, 53), 10))).tx(
         "uplink",
         format!(
-            "node-a > node-b {} > {} ttl 63 df udp 4000 > 53 data 10",
+            "node-a > router {} > {} ttl 63 df udp 4000 > 53 data 10",
             F.a, F.d
         ),
     );
@@ -130,7 +130,7 @@ fn plain() -> Case {
     case.send(A.sends(&udp(&at(F.a, 4000), &at(F.d, 53), 10))).tx(
         "uplink",
         format!(
-            "node-a > node-b {} > {} ttl 63 df udp 4000 > 53 data 10",
+            "node-a > router {} > {} ttl 63 df udp 4000 > 53 data 10",
             F.a, F.d
         ),
     );

@@ -49,7 +49,7 @@ fn protocols(f: Family) -> Case {
             format!("udp {} > {}", at(f.a, 4000), at(f.outside, 53)),
             "udp * > *",
         );
-    case.send_after(move |seen| {
+    case.send_after(&["{u}"], move |seen| {
         router_sends(&udp(&at(f.outside, 53), &at(f.node_a, number(seen, "{u}")), 300))
     })
     .tx(A.port, to_a(f, "udp 53 > 4000 data 300"));
@@ -57,7 +57,7 @@ fn protocols(f: Family) -> Case {
         .tx("uplink", to_router(f, "udp {u} > 53 data 31"));
     case.send(A.sends(&tcp(&at(f.a, 40000), &at(f.outside, 443), "S", 7, 0, 0)))
         .tx("uplink", to_router(f, "tcp {t} > 443 S seq 7 ack 0 data 0"));
-    case.send_after(move |seen| {
+    case.send_after(&["{t}"], move |seen| {
         router_sends(&tcp(
             &at(f.outside, 443),
             &at(f.node_a, number(seen, "{t}")),
@@ -70,10 +70,12 @@ fn protocols(f: Family) -> Case {
     .tx(A.port, to_a(f, "tcp 443 > 40000 SA seq 50 ack 8 data 0"));
     case.send(A.sends(&ping(f.a, f.outside, 77, 1, 56)))
         .tx("uplink", to_router(f, "echo-request {id} 1 data 56"));
-    case.send_after(move |seen| router_sends(&pong(f.outside, f.node_a, number(seen, "{id}"), 1, 56)))
-        .tx(A.port, to_a(f, "echo-reply 77 1 data 56"));
+    case.send_after(&["{id}"], move |seen| {
+        router_sends(&pong(f.outside, f.node_a, number(seen, "{id}"), 1, 56))
+    })
+    .tx(A.port, to_a(f, "echo-reply 77 1 data 56"));
     // A port of the range that nobody has is the kernel's to refuse.
-    case.send_after(move |seen| {
+    case.send_after(&["{t}", "{u}"], move |seen| {
         let taken = [number(seen, "{u}"), number(seen, "{t}")];
         let free = (50000..60000)
             .find(|port| !taken.contains(port))
@@ -94,7 +96,7 @@ fn one_port_many_pods(f: Family) -> Case {
         .tx("uplink", to_router(f, "udp 50000 > 53 data 1"));
     case.send(B.sends(&udp(&at(f.b, 50000), &at(f.outside, 53), 2)))
         .tx("uplink", to_router(f, "udp {b} > 53 data 2"));
-    case.send_after(move |seen| {
+    case.send_after(&["{b}"], move |seen| {
         let port = number(seen, "{b}");
         assert!(
             port != 50000 && port >= 45000,
@@ -147,7 +149,7 @@ fn fragments(f: Family) -> Case {
         } else {
             format!("data {data}")
         };
-        case.send_after(move |seen| {
+        case.send_after(&["{u}"], move |seen| {
             let pieces = udp(&at(f.outside, 53), &at(f.node_a, number(seen, "{u}")), 3000).cut(1280, 0x72);
             router_sends(&pieces[index])
         })

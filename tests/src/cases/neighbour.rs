@@ -62,17 +62,11 @@ fn arp() -> Case {
         arp_frame(2, ROUTER_MAC, "192.0.2.1", V4.node_a, NODE_A.mac),
     ))
     .punted("neighbour-protocol");
-    case.send(raw(
-        "host",
-        arp_frame(1, [2, 0, 0, 0, 0, 1], V4.node_a, V4.a, [0xff; 6]),
-    ))
-    .tx(
-        "host",
-        format!(
-            "* > 02:00:00:00:00:01 arp reply * {} > 02:00:00:00:00:01 {}",
-            V4.a, V4.node_a
-        ),
-    );
+    case.send(raw("host", arp_frame(1, NODE_A.mac, V4.node_a, V4.a, [0xff; 6])))
+        .tx(
+            "host",
+            format!("gw > node-a arp reply gw {} > node-a {}", V4.a, V4.node_a),
+        );
     case
 }
 

@@ -198,7 +198,7 @@ fn hairpin(f: Family) -> Case {
             ),
         )
         .service("default/web:http");
-    case.send_after(move |seen| {
+    case.send_after(&["{p}"], move |seen| {
         B.sends(&tcp(
             &at(f.b, 8080),
             &at(f.node_a, seen["{p}"].parse().unwrap_or(0)),

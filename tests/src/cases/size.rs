@@ -75,7 +75,7 @@ fn fragmented() -> Case {
         let step = case.send(A.sends(&piece));
         let (offset, more) = piece.fragment.expect("cut");
         let rest = piece.payload.len();
-        if rest <= 1424 {
+        if rest <= 1430 {
             step.tx("uplink", inner(&format!("fragment 77 at {offset} data {rest}")));
         } else {
             let head = if offset == 0 {

@@ -136,7 +136,7 @@ fn cross_subnet(f: Family) -> Case {
     case.send(A.sends(&udp(&at(f.a, 4000), &at(f.d, 53), 10))).tx(
         "uplink",
         format!(
-            "node-a > node-b {} > {} ttl 63 {} udp 4000 > 53 data 10",
+            "node-a > router {} > {} ttl 63 {} udp 4000 > 53 data 10",
             f.a, f.d, f.df
         ),
     );
