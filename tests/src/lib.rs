@@ -12,5 +12,6 @@ pub mod check;
 pub mod cluster;
 pub mod dissect;
 pub mod golden;
+pub mod live;
 pub mod packet;
 pub mod replay;

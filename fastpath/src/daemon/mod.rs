@@ -10,6 +10,7 @@ mod control;
 mod desired;
 mod facts;
 mod ports;
+mod privileges;
 mod steering;
 mod tables;
 mod workers;
@@ -50,6 +51,11 @@ pub enum DaemonError {
     /// The operator's file.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// No root, or too few capabilities.
+    #[error(
+        "this process may not open AF_XDP sockets and load XDP programs: start it as root, or give it {0}"
+    )]
+    NotPermitted(String),
     /// An uplink that is not there.
     #[error("[ports] uplinks: there is no interface {0} in this network namespace")]
     NoUplink(String),
@@ -120,6 +126,10 @@ pub fn run(config: &Config, stop: &AtomicBool) -> Result<(), DaemonError> {
 
 impl Daemon {
     fn start(config: &Config, workers_stop: &Arc<AtomicBool>) -> Result<Self, DaemonError> {
+        let missing = privileges::missing();
+        if !missing.is_empty() {
+            return Err(DaemonError::NotPermitted(missing.join(", ")));
+        }
         let events = EventSocket::open()?;
         let mut interfaces = PortInterfaces {
             uplinks: config.ports.uplinks.clone(),
