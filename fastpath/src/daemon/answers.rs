@@ -212,7 +212,7 @@ impl Daemon {
         listing::walk::<V6, 5, 12>(&self.tables.v6, now_ms, &mut take);
         flows.truncate(limit);
         Flows {
-            live: u64::from(self.tables.v4.live()) + u64::from(self.tables.v6.live()),
+            live: self.shared.flows_live(),
             flows,
         }
     }
