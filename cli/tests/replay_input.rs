@@ -1,5 +1,10 @@
 //! `ringway replay`: what is taken, in which order, and what is refused with one line and code 2.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test's own hands: what fails here fails the test"
+)]
+
 mod replay_support;
 
 use std::fs;

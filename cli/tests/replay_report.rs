@@ -159,7 +159,7 @@ fn flows_expire_in_replayed_time() {
 #[test]
 fn the_table_holds_as_many_flows_as_asked() {
     let case = Case::new();
-    let packets: Vec<_> = (1..=40)
+    let packets: Vec<_> = (1..=40_u16)
         .map(|port| {
             let syn = tcp(
                 [CLIENT, GATEWAY],
@@ -167,7 +167,7 @@ fn the_table_holds_as_many_flows_as_asked() {
                 "10.244.1.5:8080",
                 Tcp::Syn,
             );
-            ("pod:default/client", s(1) + u64::from(port as u16), syn)
+            ("pod:default/client", s(1) + u64::from(port), syn)
         })
         .collect();
     let input = case.pcapng("in.pcapng", &packets);

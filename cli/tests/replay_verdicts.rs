@@ -374,11 +374,7 @@ fn any_bytes_have_a_verdict() {
         packets.push(("uplink", s(1) + at as u64, whole[..len].to_vec()));
         packets.push(("host", s(1) + at as u64, vec![at as u8; len]));
     }
-    packets.push((
-        "pod:default/client",
-        s(2),
-        [whole.as_slice(), &[0; 200_000]].concat(),
-    ));
+    packets.push(("pod:default/client", s(2), [whole, vec![0; 200_000]].concat()));
     let replayed = case.replay_packets(&packets);
     assert_eq!(replayed.lines.len(), packets.len());
     assert_eq!(replayed.report["conservation"]["ok"], true);

@@ -139,9 +139,9 @@ impl Case {
         let path = self.path(name);
         let mut file = File::create(&path).unwrap();
         let words = |file: &mut File, words: &[u32]| {
-            words
-                .iter()
-                .for_each(|word| file.write_all(&word.to_le_bytes()).unwrap());
+            for word in words {
+                file.write_all(&word.to_le_bytes()).unwrap();
+            }
         };
         words(&mut file, &[0xa1b2_3c4d, 0x0004_0002, 0, 0, 262_144, link_type]);
         for (ns, bytes) in packets {
@@ -169,7 +169,9 @@ impl Case {
     pub fn replay(&self, inputs: &[&str], more: &[&str]) -> Replayed {
         let mut arguments = vec!["--state", "state.yaml", "--node", "node-a", "--out", "out.pcapng"];
         arguments.extend(["--verdicts", "verdicts.jsonl", "--report", "report.json"]);
-        inputs.iter().for_each(|input| arguments.extend(["--in", input]));
+        for input in inputs {
+            arguments.extend(["--in", input]);
+        }
         arguments.extend(more);
         let output = self.run(&arguments);
         let stderr = String::from_utf8(output.stderr).unwrap();
