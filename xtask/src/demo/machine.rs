@@ -68,12 +68,13 @@ pub(crate) fn build() -> Result<PathBuf> {
         .context("this program is in a target directory")?;
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
+    let profile = if debug { "dev" } else { "release" };
     command
-        .args(["build", "--release", "--bins"])
+        .args(["build", "--bins", "--profile", profile])
         .current_dir(workspace());
     for package in ["ringway", "fastpath", "control"] {
         command.args(["--package", package]);
     }
     process::run(command.arg("--target-dir").arg(target))?;
-    Ok(target.join("release"))
+    Ok(target.join(if debug { "debug" } else { "release" }))
 }

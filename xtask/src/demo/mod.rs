@@ -25,6 +25,9 @@ pub(crate) struct Options {
     /// Run the lab on the kernel's own forwarding alone: services and reachability, no policy
     #[arg(long, conflicts_with = "replay_only")]
     kernel_only: bool,
+    /// Use programs built without optimisation, which check more and forward slower
+    #[arg(long)]
+    debug_build: bool,
 }
 
 /// Runs the demo. The last line is `demo: passed` or `demo: failed: WHAT`.
@@ -54,7 +57,7 @@ fn steps(options: &Options, failures: &mut Vec<String>) -> Result<()> {
         machine::install_missing()?;
     }
     println!("==> build");
-    let programs = machine::build()?;
+    let programs = machine::build(options.debug_build)?;
     if !options.kernel_only {
         println!("==> replay of the captures in examples/two-nodes");
         let compared = replay::run(&programs)?;

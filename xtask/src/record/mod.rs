@@ -88,7 +88,7 @@ struct Window {
 fn record() -> Result<()> {
     ensure!(machine::is_root(), "recording needs root");
     machine::install_missing()?;
-    let programs = machine::build()?;
+    let programs = machine::build(false)?;
     let scratch = std::env::temp_dir().join(format!("ringway-record-{}", std::process::id()));
     fs::create_dir_all(&scratch)?;
     let steps: Vec<Step> = FAMILIES.iter().flat_map(steps).collect();
