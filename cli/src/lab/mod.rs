@@ -156,7 +156,7 @@ fn exec(options: &Exec) -> Result<ExitCode> {
         ))
         .into());
     };
-    netns::enter(&netns)?;
+    netns::enter_with_sysfs(&netns)?;
     let (program, arguments) = options.command.split_first().context("clap demands a command")?;
     let mut command = std::process::Command::new(program);
     command.args(arguments);

@@ -74,6 +74,31 @@ pub(crate) fn enter(name: &str) -> Result<()> {
     setns(file, CloneFlags::CLONE_NEWNET).with_context(|| format!("entering {name}"))
 }
 
+/// Moves the calling thread into the namespace for good, with a `/sys` that shows the devices there: a mounted sysfs
+/// shows those of the namespace that it was mounted in.
+pub(crate) fn enter_with_sysfs(name: &str) -> Result<()> {
+    enter(name)?;
+    unshare(CloneFlags::CLONE_NEWNS).context("unshare of the mounts")?;
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_SLAVE | MsFlags::MS_REC,
+        None::<&str>,
+    )
+    .context("keeping mounts to ourselves")?;
+    // Without one before, there is none to take away.
+    let _ = umount2("/sys", MntFlags::MNT_DETACH);
+    mount(
+        Some("sysfs"),
+        "/sys",
+        Some("sysfs"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .context("mounting /sys")
+}
+
 /// Runs `work` on a thread inside the namespace. Processes that it spawns stay there.
 pub(crate) fn within<T: Send>(name: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     on_thread(|| {
@@ -119,6 +144,14 @@ fn prepare_directory() -> Result<()> {
         share()?;
     }
     Ok(())
+}
+
+/// As [`within`], with the namespace's own `/sys`.
+pub(crate) fn within_with_sysfs<T: Send>(name: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    on_thread(|| {
+        enter_with_sysfs(name)?;
+        work()
+    })
 }
 
 /// A thread of its own, since a namespace belongs to the thread that enters it.

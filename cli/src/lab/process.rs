@@ -47,7 +47,7 @@ impl Process {
             .stdout(output.try_clone()?)
             .stderr(output)
             .process_group(0);
-        let child = netns::within(netns, || {
+        let child = netns::within_with_sysfs(netns, || {
             command
                 .spawn()
                 .with_context(|| format!("starting {}", program.display()))

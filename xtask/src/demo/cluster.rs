@@ -87,8 +87,14 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts the traffic tool's server.
-    pub(crate) fn serve_traffic(&mut self, target: &str, tcp: u16, udp: u16) -> Result<()> {
+    /// Starts the traffic tool's server. `udp_addresses`: those that answers must come from, where there are several.
+    pub(crate) fn serve_traffic(
+        &mut self,
+        target: &str,
+        tcp: u16,
+        udp: u16,
+        udp_addresses: &[&str],
+    ) -> Result<()> {
         let name = target.rsplit('/').next().unwrap_or(target);
         let mut command = self.traffic(target)?;
         command.args([
@@ -100,6 +106,9 @@ impl Cluster {
             "--udp",
             &udp.to_string(),
         ]);
+        for address in udp_addresses {
+            command.args(["--udp-address", address]);
+        }
         self.serve(command, "ready")
     }
 

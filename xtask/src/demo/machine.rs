@@ -58,8 +58,8 @@ fn is_there(program: &str) -> bool {
         .any(|directory| directory.join(program).is_file())
 }
 
-/// Builds the programs as they ship and gives the directory that they are in.
-pub(crate) fn build() -> Result<PathBuf> {
+/// Builds the programs, as they ship or with debug assertions, and gives the directory that they are in.
+pub(crate) fn build(debug: bool) -> Result<PathBuf> {
     let own = env::current_exe().context("finding this program")?;
     // target/debug/xtask: the target directory may be anywhere.
     let target = own

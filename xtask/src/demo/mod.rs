@@ -101,11 +101,15 @@ pub(crate) fn serve(cluster: &mut Cluster) -> Result<()> {
         ("default/api-1", API_TCP, API_UDP),
         ("default/api-2", API_TCP, API_UDP),
         ("default/db", DB_TCP, API_UDP),
-        ("outside", OUTSIDE_TCP, OUTSIDE_UDP),
     ] {
-        cluster.serve_traffic(target, tcp, udp)?;
+        cluster.serve_traffic(target, tcp, udp, &[])?;
     }
-    Ok(())
+    cluster.serve_traffic(
+        "outside",
+        OUTSIDE_TCP,
+        OUTSIDE_UDP,
+        &FAMILIES.map(|family| family.outside),
+    )
 }
 
 /// Tries cases in both families, shows the table and notes what went wrong.

@@ -8,7 +8,7 @@ mod client;
 mod server;
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -29,6 +29,9 @@ pub(crate) enum Traffic {
         /// UDP port
         #[arg(long)]
         udp: u16,
+        /// Addresses to serve UDP on, where answers must come from one of several; every one unless given
+        #[arg(long)]
+        udp_address: Vec<IpAddr>,
     },
     /// Exchange bytes over TCP connections, one after another. Prints an outcome (a JSON line) for each
     Tcp(client::Options),
@@ -49,7 +52,12 @@ pub(crate) struct Receipt {
 /// Plays a role.
 pub(crate) fn run(role: &Traffic) -> anyhow::Result<()> {
     match role {
-        Traffic::Serve { name, tcp, udp } => server::serve(name, *tcp, *udp),
+        Traffic::Serve {
+            name,
+            tcp,
+            udp,
+            udp_address,
+        } => server::serve(name, *tcp, *udp, udp_address),
         Traffic::Tcp(options) => client::run(options, client::tcp),
         Traffic::Udp(options) => client::run(options, client::udp),
     }
@@ -128,7 +136,7 @@ mod tests {
     use super::*;
 
     fn server() -> (SocketAddr, SocketAddr) {
-        let bound = server::bind(0, 0).unwrap();
+        let bound = server::bind(0, 0, &[]).unwrap();
         let at = |port| SocketAddr::from((Ipv6Addr::LOCALHOST, port));
         let addresses = (at(bound.tcp_port().unwrap()), at(bound.udp_port().unwrap()));
         std::thread::spawn(move || bound.serve("here"));

@@ -16,21 +16,30 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Bound sockets of both protocols, for both families.
 pub(super) struct Bound {
     tcp: TcpListener,
-    udp: UdpSocket,
+    udp: Vec<UdpSocket>,
 }
 
-pub(super) fn serve(name: &str, tcp: u16, udp: u16) -> Result<()> {
-    let bound = bind(tcp, udp)?;
+pub(super) fn serve(name: &str, tcp: u16, udp: u16, udp_addresses: &[IpAddr]) -> Result<()> {
+    let bound = bind(tcp, udp, udp_addresses)?;
     println!("ready");
     io::stdout().flush()?;
     bound.serve(name);
     Ok(())
 }
 
-pub(super) fn bind(tcp: u16, udp: u16) -> Result<Bound> {
+pub(super) fn bind(tcp: u16, udp: u16, udp_addresses: &[IpAddr]) -> Result<Bound> {
+    let everywhere = [IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    let addresses = if udp_addresses.is_empty() {
+        &everywhere
+    } else {
+        udp_addresses
+    };
+    let bind_udp = |address: &IpAddr| {
+        UdpSocket::bind((*address, udp)).with_context(|| format!("binding UDP {udp} of {address}"))
+    };
     Ok(Bound {
         tcp: TcpListener::bind((Ipv6Addr::UNSPECIFIED, tcp)).with_context(|| format!("binding TCP {tcp}"))?,
-        udp: UdpSocket::bind((Ipv6Addr::UNSPECIFIED, udp)).with_context(|| format!("binding UDP {udp}"))?,
+        udp: addresses.iter().map(bind_udp).collect::<Result<_>>()?,
     })
 }
 
@@ -42,13 +51,15 @@ impl Bound {
 
     #[cfg(test)]
     pub(super) fn udp_port(&self) -> io::Result<u16> {
-        Ok(self.udp.local_addr()?.port())
+        Ok(self.udp.first().expect("one is bound").local_addr()?.port())
     }
 
     /// Serves for ever.
     pub(super) fn serve(&self, name: &str) {
         thread::scope(|scope| {
-            scope.spawn(|| echo(&self.udp, name));
+            for socket in &self.udp {
+                scope.spawn(|| echo(socket, name));
+            }
             for client in self.tcp.incoming().flatten() {
                 // What goes wrong with a client, the client reports.
                 scope.spawn(move || exchange(&client, name));
