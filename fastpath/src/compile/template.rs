@@ -46,15 +46,13 @@ pub(super) struct End {
 
 /// VXLAN over `hop`, RFC 7348. `None` when the ends are of two families or the link has no room.
 ///
-/// IPv4 has DF set: the identification is always 0, which RFC 6864 allows for packets that nobody may fragment, and an
-/// underlay that is too narrow says so instead of sending fragments that no VTEP takes (RFC 7348 section 4.3). The UDP
-/// checksum is 0.
+/// IPv4 has DF clear, as the kernel's vxlan device has by default; the UDP checksum is 0.
 pub(super) fn vxlan(hop: &Adjacency, us: End, them: End, vni: Vni, udp_port: u16) -> Option<Adjacency> {
     let mut template = Template::over(hop);
     let (encap, overhead) = match (us.outer, them.outer) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
             template.ethertype(ETHERTYPE_IPV4);
-            template.ipv4(from.octets(), to.octets(), PROTOCOL_UDP);
+            template.ipv4(from.octets(), to.octets(), PROTOCOL_UDP, false);
             (AdjacencyEncap::Vxlan4, 50)
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
@@ -90,7 +88,7 @@ pub(super) fn ipip(hop: &Adjacency, us: IpAddr, them: IpAddr) -> Option<Adjacenc
     };
     let mut template = Template::over(hop);
     template.ethertype(ETHERTYPE_IPV4);
-    template.ipv4(from.octets(), to.octets(), PROTOCOL_IPIP);
+    template.ipv4(from.octets(), to.octets(), PROTOCOL_IPIP, true);
     template.done(hop, AdjacencyEncap::Ipip, 20)
 }
 
@@ -119,9 +117,10 @@ impl Template {
         self.len += bytes.len();
     }
 
-    /// An IPv4 header with DF set; DSCP and ECN, total length and checksum by the pipeline.
-    fn ipv4(&mut self, from: [u8; 4], to: [u8; 4], protocol: u8) {
-        self.push(&[0x45, 0, 0, 0, 0, 0, 0x40, 0, TTL, protocol, 0, 0]);
+    /// An IPv4 header; DSCP and ECN, total length, identification and checksum by the pipeline.
+    fn ipv4(&mut self, from: [u8; 4], to: [u8; 4], protocol: u8, dont_fragment: bool) {
+        let flags = if dont_fragment { 0x40 } else { 0 };
+        self.push(&[0x45, 0, 0, 0, 0, 0, flags, 0, TTL, protocol, 0, 0]);
         self.push(&from);
         self.push(&to);
     }
