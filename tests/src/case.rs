@@ -57,6 +57,9 @@ pub enum Source {
 /// When the first packet of every case comes.
 pub const START_NS: u64 = 1_700_000_000_000_000_000;
 
+/// What passes between two packets.
+const STEP_NS: u64 = 1_000_000;
+
 impl Case {
     /// A case without packets. The flow table is small, as its memory is taken at start.
     pub fn new(name: impl Into<String>, about: &'static str, state: String) -> Self {
@@ -86,6 +89,12 @@ impl Case {
         self.push(Source::Ready(sent))
     }
 
+    /// The next packet, in the same nanosecond as the one before.
+    pub fn send_at_once(&mut self, sent: Sent) -> &mut Step {
+        self.now_ns -= STEP_NS;
+        self.push(Source::Ready(sent))
+    }
+
     /// The next packet, which depends on words that patterns before it bind to `names`.
     pub fn send_after(
         &mut self,
@@ -96,7 +105,7 @@ impl Case {
     }
 
     fn push(&mut self, source: Source) -> &mut Step {
-        self.now_ns += 1_000_000;
+        self.now_ns += STEP_NS;
         self.steps.push(Step {
             time_ns: self.now_ns,
             source,

@@ -66,6 +66,7 @@ macro_rules! groups {
 
 groups! {
     forward spoofing neighbour echo ttl size fragments policy service masquerade vxlan ipip host icmp_errors timeouts malformed
+    limits
 }
 
 #[test]

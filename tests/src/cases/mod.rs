@@ -6,6 +6,7 @@ mod fragments;
 mod host;
 mod icmp_errors;
 mod ipip;
+mod limits;
 mod malformed;
 mod masquerade;
 mod neighbour;
@@ -28,7 +29,7 @@ pub fn all() -> Vec<Case> {
 pub type Make = fn() -> Vec<Case>;
 
 /// The cases by the name of their subject.
-pub const GROUPS: [(&str, Make); 16] = [
+pub const GROUPS: [(&str, Make); 17] = [
     ("forward", forward::cases),
     ("spoofing", spoofing::cases),
     ("neighbour", neighbour::cases),
@@ -45,6 +46,7 @@ pub const GROUPS: [(&str, Make); 16] = [
     ("icmp_errors", icmp_errors::cases),
     ("timeouts", timeouts::cases),
     ("malformed", malformed::cases),
+    ("limits", limits::cases),
 ];
 
 /// The addresses of one family, so that a case is written once.
@@ -129,8 +131,7 @@ impl Family {
             (false, "b") => (self.node_a, self.node_b, "vtep6-a > vtep6-b", ""),
             (false, _) => (self.node_a, self.node_c, "vtep6-a > vtep6-c", ""),
         };
-        let df = self.df;
-        format!("node-a > {next_hop} {own} > {theirs} ttl 64 {df} udp * > 4789{checksum} vxlan 4096 | {vtep}")
+        format!("node-a > {next_hop} {own} > {theirs} ttl 64 udp * > 4789{checksum} vxlan 4096 | {vtep}")
     }
 
     /// `inner` by VXLAN from `node` to node-a, over the underlay of its own family.
