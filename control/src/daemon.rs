@@ -1,6 +1,6 @@
 //! The daemon: watch the manifests, resolve, push; keep the last good state whatever comes.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use contract::proto;
@@ -13,7 +13,7 @@ use crate::resolve::{Mode, Options, Resolved, resolve};
 use crate::source::directory::{self, LoadErrors};
 use crate::source::watch::Watch;
 use crate::status::{self, Shared};
-use crate::{assignment_file, ipam};
+use crate::{assignment_file, ipam, uplink};
 
 /// What the daemon is told on its command line.
 #[derive(Clone, Debug)]
@@ -78,7 +78,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let watch_result = Watch::start(&config.state);
     let mut resolver = Resolver::new(&config)?;
     let objects = directory::load(&config.state)?;
-    let resolved = resolver.resolve(&objects)?;
+    let resolved = resolver.resolve(&objects).await?;
     let mut manifests = watch_result.map_err(system("watching the manifests"))?;
 
     let shared = Shared::default();
@@ -96,7 +96,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     loop {
         tokio::select! {
             () = manifests.changed() => {
-                if let Some((objects, state)) = reload(&config, &mut resolver, &in_force, &shared) {
+                if let Some((objects, state)) = reload(&config, &mut resolver, &in_force, &shared).await {
                     in_force = objects;
                     desired.send_replace(state);
                 }
@@ -118,7 +118,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
 }
 
 /// Reads everything again. `None` if nothing changed or what was read is no good: then the last state stays.
-fn reload(
+async fn reload(
     config: &Config,
     resolver: &mut Resolver,
     in_force: &Objects,
@@ -147,7 +147,7 @@ fn reload(
         shared.update(|s| s.source.error = None);
         return None;
     }
-    match resolver.resolve(&objects) {
+    match resolver.resolve(&objects).await {
         Ok(resolved) => {
             accept(shared, &objects, &resolved);
             Some((objects, Arc::new(resolved.state)))
@@ -246,8 +246,8 @@ impl Resolver {
         })
     }
 
-    fn resolve(&mut self, objects: &Objects) -> Result<Resolved, DaemonError> {
-        self.options.uplink_mtu = kernel_mtu(&self.uplink);
+    async fn resolve(&mut self, objects: &Objects) -> Result<Resolved, DaemonError> {
+        self.options.uplink_mtu = uplink::mtu(&self.uplink).await;
         let resolved = resolve(objects, &self.node, &self.options).map_err(Box::new)?;
         self.keep(&resolved.assignments)?;
         Ok(resolved)
@@ -263,11 +263,6 @@ impl Resolver {
         }
         Ok(())
     }
-}
-
-fn kernel_mtu(interface: &str) -> Option<u32> {
-    let path = Path::new("/sys/class/net").join(interface).join("mtu");
-    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 /// Reports that wait for the log; more make the connection wait.

@@ -16,3 +16,4 @@ pub mod push;
 pub mod resolve;
 pub mod source;
 pub mod status;
+mod uplink;
