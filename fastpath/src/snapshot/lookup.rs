@@ -165,6 +165,18 @@ impl Snapshot {
             .adjacency(self.hops.routes.lookup(destination)?, destination, hash)
     }
 
+    /// How to reach a node's own address of a family where that node is on a link of ours, no router between.
+    pub fn on_link_peer(&self, peer: PeerId, is_v4: bool, hash: u32) -> Option<AdjacencyId> {
+        let peer = self.peers.get(u32::from(peer.0))?;
+        let mut addresses = peer.source.addresses.iter().copied();
+        let address = addresses.find(|address| address.is_ipv4() == is_v4)?;
+        let hops = self.hops.routes.lookup(address)?;
+        let on_link = !hops.legs.is_empty() && hops.legs.iter().all(|leg| leg.on_link);
+        on_link
+            .then(|| self.hops.adjacency(hops, address, hash))
+            .flatten()
+    }
+
     /// The largest IP packet that may go to `destination` by `route`, bytes. `None`: there is no way.
     pub fn forwarding_mtu(&self, route: &Route, destination: IpAddr, hash: u32) -> Option<u16> {
         let adjacency = match route.target {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use flowtable::FlowRef;
 
-use super::decide::{Question, decide};
+use super::decide::{Question, answer_of_this_node, decide};
 use super::forward::Rewrite;
 use super::hit::is_opening;
 use super::ingress::is_source_of;
@@ -17,7 +17,7 @@ use crate::flow::key::tuple_of_packet;
 use crate::flow::{Ingress, Tuple, Zone};
 use crate::observe::{Fate, Observer};
 use crate::port::PortId;
-use crate::snapshot::{PortKind, RouteTarget};
+use crate::snapshot::{AdjacencyId, PortKind, RouteTarget};
 use crate::verdict::{DropReason, PuntReason};
 
 impl<O: Observer> Pass<'_, O> {
@@ -39,9 +39,6 @@ impl<O: Observer> Pass<'_, O> {
         if self.is_for_the_kernel_alone(&from) {
             return self.punt(inbound, PuntReason::ToHost, NOTHING);
         }
-        if packet.is_echo_reply() {
-            return self.drop(inbound, DropReason::NoFlow, NOTHING);
-        }
         let question = Question {
             tuple: from,
             opening: is_opening(&packet),
@@ -49,6 +46,9 @@ impl<O: Observer> Pass<'_, O> {
             established: None,
             affine: self.affine_backend::<L, K, W>(&from),
         };
+        if packet.is_echo_reply() && self.answer_of_this_node(&question).is_none() {
+            return self.drop(inbound, DropReason::NoFlow, NOTHING);
+        }
         let plan = match decide(&question, self.snapshot, self.rng) {
             Ok(plan) => plan,
             Err(refusal) => {
@@ -80,6 +80,12 @@ impl<O: Observer> Pass<'_, O> {
         let fate = self.fate_of_flow::<L, K, W>(flow, true, plan.rule);
         let rewrite = rewrite_to(&from, &to);
         self.forward(inbound, plan.exit, rewrite, fate);
+    }
+
+    /// The way of an answer to a pod of another node that asked this node's own address, see [`answer_of_this_node`].
+    pub(super) fn answer_of_this_node(&self, question: &Question) -> Option<AdjacencyId> {
+        let route = self.snapshot.route(question.tuple.dst);
+        answer_of_this_node(question, &question.tuple, &route, self.snapshot)
     }
 
     /// An entry that was there a moment ago, or nothing we can do for this packet.

@@ -121,7 +121,13 @@ pub(crate) fn decide(question: &Question, snapshot: &Snapshot, rng: &mut Rng) ->
     };
 
     let no_route = || refuse(DropReason::NoRoute, Answer::NoRoute, None, shards);
-    let exit = exit(&route, dst, question.hash, snapshot).ok_or_else(no_route)?;
+    let exit = match answer_of_this_node(question, &to, &route, snapshot) {
+        Some(adjacency) => Exit2 {
+            exit: Exit::Adjacency(Some(adjacency)),
+            reply_zone: Zone::UPLINK,
+        },
+        None => exit(&route, dst, question.hash, snapshot).ok_or_else(no_route)?,
+    };
     if service.is_none() && backend.is_none() && !may_pass_through(ingress, &route, snapshot) {
         return Err(refuse(DropReason::NoRoute, Answer::None, None, shards));
     }
@@ -271,6 +277,45 @@ fn exit(route: &Route, dst: IpAddr, hash: u64, snapshot: &Snapshot) -> Option<Ex
         }
         RouteTarget::Unreachable => return None,
     })
+}
+
+/// How this node answers a pod of another node that spoke to its own address.
+///
+/// A pod reaches a node's own address plain and by its own address, past our workers: that packet was the kernel's. So the
+/// answer must reach the pod the same way, with the address that it asked: not by the tunnel, whose other end takes only our
+/// tunnel address. It can where the pod's node is on our link. `None`: it is no such answer, or the pod's node is behind a
+/// router, which knows no pods.
+pub(super) fn answer_of_this_node(
+    question: &Question,
+    to: &Tuple,
+    route: &Route,
+    snapshot: &Snapshot,
+) -> Option<AdjacencyId> {
+    let from = &question.tuple;
+    let RouteTarget::RemotePod {
+        peer,
+        tunnel: Some(_),
+    } = route.target
+    else {
+        return None;
+    };
+    let Ingress::Port(port) = from.zone.ingress() else {
+        return None;
+    };
+    let from_host = snapshot.port(port)?.kind == PortKind::Host;
+    let is_own = snapshot.this_node().addresses.contains(&from.src);
+    let is_answer = match question.established {
+        Some(established) => established.src == from.src,
+        None => !question.opening || is_datagram_of_server(from),
+    };
+    (from_host && is_own && is_answer && from.dst == to.dst)
+        .then(|| snapshot.on_link_peer(peer, from.src.is_ipv4(), ecmp(question.hash)))
+        .flatten()
+}
+
+/// Datagrams do not say who began: servers have the lower port.
+fn is_datagram_of_server(from: &Tuple) -> bool {
+    from.proto == IpProtocol::UDP && from.sport < from.dport
 }
 
 /// How packets from behind an underlay adjacency come in: by an uplink, or the host port.

@@ -10,7 +10,7 @@ use wire::checksum::{Delta, Sum};
 use wire::icmp;
 use wire::packet::{Family, parse_embedded};
 
-use super::decide::Exit;
+use super::decide::{Exit, Question};
 use super::forward::Rewrite;
 use super::rewrite;
 use super::{Inbound, NOTHING, Pass, Table};
@@ -104,7 +104,21 @@ impl<O: Observer> Pass<'_, O> {
     fn about_no_flow(&mut self, inbound: Inbound, outer: &Tuple) {
         let from_outside = matches!(outer.zone.ingress(), Ingress::Uplink | Ingress::Tunnel(_));
         if from_outside && self.snapshot.route(outer.dst).target == RouteTarget::ThisNode {
-            self.punt(inbound, PuntReason::ToHost, NOTHING);
+            return self.punt(inbound, PuntReason::ToHost, NOTHING);
+        }
+        // The kernel refuses what a pod of another node sent to it, past us.
+        let question = Question {
+            tuple: *outer,
+            opening: false,
+            hash: inbound.hash,
+            established: None,
+        };
+        if let Some(adjacency) = self.answer_of_this_node(&question) {
+            let exit = Exit::Adjacency(Some(adjacency));
+            match self.fits(&inbound.place.packet, exit) {
+                Ok(()) => self.forward(inbound, exit, Rewrite::None, NOTHING),
+                Err(unfit) => self.refuse(inbound, unfit.reason, unfit.answer, NOTHING),
+            }
         } else {
             self.drop(inbound, DropReason::NoFlow, NOTHING);
         }

@@ -3,8 +3,8 @@
 use wire::ipv4::Ipv4Header;
 
 use crate::cluster::{BOTH, Fam, node_mac};
-use crate::lab::{Lab, inner_of_vxlan};
-use crate::packet::{Pkt, syn, syn_ack, udp};
+use crate::lab::{Lab, Options, inner_of_vxlan};
+use crate::packet::{Pkt, echo_reply, syn, syn_ack, udp};
 
 #[test]
 fn ipip_carries_ipv4_there_and_back() {
@@ -105,6 +105,30 @@ fn a_pod_elsewhere_reaches_this_node_and_is_answered_by_the_tunnel() {
             Pkt::read(&inner_of_vxlan(&line.out[0].1, 2)),
             Some(syn_ack(&node, &b).routed())
         );
+    }
+}
+
+#[test]
+fn a_pod_elsewhere_that_asked_the_nodes_own_address_is_answered_plainly_and_with_it() {
+    for f in BOTH {
+        let mut lab = Lab::new();
+        let plainly = |lab: &mut Lab, packet: &Pkt| {
+            let line = lab.send("host", packet);
+            line.tx("uplink", &packet.clone().routed());
+            assert_eq!(&line.out[0].1[..6], &node_mac(2).0[..], "to the pod's node");
+        };
+        let (b, node) = (f.at(&f.pod(2, 9), 40000), f.at(&f.node(1), 10250));
+        plainly(&mut lab, &syn_ack(&node, &b));
+        plainly(&mut lab, &udp(&node, &b));
+        let (b, node) = (f.at(&f.pod(2, 9), 0), f.at(&f.node(1), 0));
+        plainly(&mut lab, &echo_reply(&node, &b, 7));
+        // The node behind a router can't be answered so: the router knows no pods.
+        let mut lab = Lab::build(
+            &Options::default(),
+            |_| {},
+            |underlay| underlay.routes.retain(|route| route.next_hops.iter().all(|hop| hop.gateway.is_some())),
+        );
+        lab.send("host", &echo_reply(&node, &b, 7)).dropped_silently("no-flow");
     }
 }
 
