@@ -56,6 +56,12 @@ pub struct Place {
 pub fn admit(memory: &mut Memory, frame: &mut Frame, port: &Port, snapshot: &Snapshot) -> Parsed {
     let frame_len = frame.len();
     let parsed = examine(memory.bytes_mut(frame), frame_len, port, snapshot);
+    if let Parsed::Ip(Place { zone, .. }) = parsed
+        && matches!(zone.ingress(), Ingress::Tunnel(_))
+    {
+        // What the port found is the outer header's, which is gone.
+        frame.checksum = Checksum::Full;
+    }
     // Sockets on this machine leave checksums to the device, and nobody tells us; over virtual links so do those elsewhere.
     if frame.checksum == Checksum::Full
         && let Parsed::Ip(Place { packet, l3, zone }) = parsed

@@ -112,6 +112,7 @@ impl<O: Observer> Pass<'_, O> {
             opening: false,
             hash: inbound.hash,
             established: None,
+            affine: None,
         };
         if let Some(adjacency) = self.answer_of_this_node(&question) {
             let exit = Exit::Adjacency(Some(adjacency));
