@@ -12,6 +12,7 @@ pub mod check;
 pub mod cluster;
 pub mod dissect;
 pub mod golden;
+pub mod interop;
 pub mod live;
 pub mod packet;
 pub mod replay;
