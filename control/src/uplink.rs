@@ -14,10 +14,13 @@ pub(crate) async fn mtu(interface: &str) -> Option<u32> {
     let mut links = handle.link().get().match_name(interface.to_owned()).execute();
     let link = links.try_next().await;
     connection.abort();
-    link.ok()??.attributes.into_iter().find_map(|attribute| match attribute {
-        LinkAttribute::Mtu(mtu) => Some(mtu),
-        _ => None,
-    })
+    link.ok()??
+        .attributes
+        .into_iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::Mtu(mtu) => Some(mtu),
+            _ => None,
+        })
 }
 
 #[cfg(test)]

@@ -126,9 +126,14 @@ fn a_pod_elsewhere_that_asked_the_nodes_own_address_is_answered_plainly_and_with
         let mut lab = Lab::build(
             &Options::default(),
             |_| {},
-            |underlay| underlay.routes.retain(|route| route.next_hops.iter().all(|hop| hop.gateway.is_some())),
+            |underlay| {
+                underlay
+                    .routes
+                    .retain(|route| route.next_hops.iter().all(|hop| hop.gateway.is_some()))
+            },
         );
-        lab.send("host", &echo_reply(&node, &b, 7)).dropped_silently("no-flow");
+        lab.send("host", &echo_reply(&node, &b, 7))
+            .dropped_silently("no-flow");
     }
 }
 
