@@ -84,6 +84,8 @@ pub enum DaemonError {
 
 /// The longest sleep of the config thread: what it does by time is no finer.
 const IDLE: Duration = Duration::from_millis(500);
+/// Between two attempts at ports that can't be opened.
+const RETRY: Duration = Duration::from_secs(1);
 /// Its sleep while a snapshot is on its way to the workers.
 const SETTLING: Duration = Duration::from_millis(1);
 /// Looks at the workers before the config thread does something else meanwhile.
@@ -108,6 +110,7 @@ struct Daemon {
     status: UnixListener,
     steered: steering::Steered,
     neighbours: Neighbours,
+    retried: Instant,
 }
 
 /// Runs until `stop`. Interfaces, connections and the uplinks' programs stay; only `ringway uninstall` removes them.
@@ -184,6 +187,7 @@ impl Daemon {
         let underlay = mirror.underlay();
         Ok(Self {
             started: Instant::now(),
+            retried: Instant::now(),
             desired: Desired::new(Arc::clone(&shared), config.node.name.clone(), underlay),
             ports: Ports::new(config),
             steered: steering::Steered::new(config.workers.count),
@@ -214,6 +218,7 @@ impl Daemon {
                 }
             }
             self.resolve_wanted();
+            self.retry_ports();
             self.settle();
             self.answer_questions();
         }
@@ -289,6 +294,15 @@ impl Daemon {
             }));
         }
         self.steered.reconcile(&self.desired.facts, self.ports.steers());
+    }
+
+    /// Ports that could not be opened: what stood in the way may go without a notice of the kernel's, as somebody else's
+    /// XDP program does.
+    fn retry_ports(&mut self) {
+        if self.ports.is_waiting() && self.retried.elapsed() >= RETRY {
+            self.retried = Instant::now();
+            self.reconcile_ports();
+        }
     }
 
     /// What the kernel routes to us.

@@ -129,6 +129,11 @@ impl Ports {
         changes
     }
 
+    /// Wanted, but not to be had so far.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// The steering programs of live uplinks.
     pub(super) fn steers(&self) -> impl Iterator<Item = &Steer> {
         self.live.values().filter_map(|live| match &live.program {

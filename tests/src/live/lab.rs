@@ -244,6 +244,9 @@ impl Drop for Lab {
                 }
             }
         }
+        if !Path::new("/run/ringway-lab").join(&self.name).exists() {
+            return;
+        }
         let output = self.ringway(&["lab", "down", "--name", &self.name]);
         if !output.status.success() {
             println!("lab down: {}", String::from_utf8_lossy(&output.stderr));

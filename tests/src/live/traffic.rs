@@ -107,16 +107,16 @@ impl Heard {
             .collect()
     }
 
-    /// How long after `since` the first datagram left that was sent after it and answered.
-    pub fn first_right_after(&self, since: Instant) -> Option<Duration> {
-        let mut sent: Vec<Instant> = self
-            .echoes
-            .iter()
-            .map(|(number, _)| self.sent[*number as usize])
-            .filter(|at| *at >= since)
-            .collect();
-        sent.sort();
-        sent.first().map(|at| *at - since)
+    /// How long after `since` the first datagram left from which on every one was answered; none when the last was not.
+    pub fn right_again_after(&self, since: Instant) -> Option<Duration> {
+        let from = self
+            .lost()
+            .into_iter()
+            .filter(|number| self.sent[*number as usize] >= since)
+            .max();
+        let after = from.map_or(since, |number| self.sent[number as usize]);
+        let first = self.sent.iter().find(|at| **at > after)?;
+        Some(*first - since)
     }
 }
 
