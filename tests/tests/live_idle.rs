@@ -36,7 +36,7 @@ fn an_idle_node_costs_little_and_wakes_at_once() {
     lab.run("default/client", "ping -n -c 2 -i 0.2 -W 5 10.244.2.10");
     let (before, start) = (cpu_time(pid), Instant::now());
     wait::until("the time to watch", PATIENCE, || start.elapsed() >= WATCHED);
-    let share = (cpu_time(pid) - before).as_secs_f64() / start.elapsed().as_secs_f64();
+    let share = cpu_time(pid).saturating_sub(before).as_secs_f64() / start.elapsed().as_secs_f64();
     println!("idle: {:.2} % of a core", share * 100.0);
     // An unoptimised build is watched too, but not held to it.
     if !cfg!(debug_assertions) {

@@ -25,7 +25,7 @@ pub struct Lab {
 }
 
 /// How long a busy machine may take for what takes milliseconds.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The program `name`, or a printed reason to skip; a panic where `RINGWAY_REQUIRE` demands root.
 pub fn program_as_root(name: &str) -> Option<PathBuf> {

@@ -52,7 +52,7 @@ impl Background {
 
     /// Its process id.
     pub fn pid(&self) -> i32 {
-        self.child.id() as i32
+        i32::try_from(self.child.id()).expect("process ids are small")
     }
 
     /// Interrupts it as Ctrl-C does, waits for its end and returns all it said.
