@@ -53,7 +53,7 @@ fn is(address: IpAddr, expected: &str) {
 /// The example's two nodes, and one that the kernel forwards on.
 fn up(test: &str) -> Option<Lab> {
     Lab::up_with(test, &["--kernel-node", "node-k"], |state| {
-        add_state(state, "kernel-node.yaml")
+        add_state(state, "kernel-node.yaml");
     })
 }
 
