@@ -27,7 +27,11 @@ enum Command {
     /// `demo: passed` or `demo: failed: WHAT`.
     Demo(demo::Options),
     /// Record the captures of examples/two-nodes anew from the lab, and their verdicts. Needs root and tcpdump.
-    Record,
+    Record {
+        /// Use programs built without optimisation
+        #[arg(long)]
+        debug_build: bool,
+    },
     /// Play the golden cases of tests/golden, all or those named, and compare every byte and counter; or bless them.
     Golden(golden::Options),
     /// Sockets of the demo
@@ -39,7 +43,7 @@ fn main() -> ExitCode {
     match Command::parse() {
         Command::Test(options) => check::run(&options),
         Command::Demo(options) => demo::run(&options),
-        Command::Record => record::run(),
+        Command::Record { debug_build } => record::run(debug_build),
         Command::Golden(options) => golden::run(&options),
         Command::Traffic(role) => match traffic::run(&role) {
             Ok(()) => ExitCode::SUCCESS,

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -48,6 +48,10 @@ impl Process {
             .stderr(output)
             .process_group(0);
         let child = netns::within_with_sysfs(netns, || {
+            // A mask that our caller blocked signals with would keep the daemon from ending.
+            SigSet::empty()
+                .thread_set_mask()
+                .context("clearing the signal mask")?;
             command
                 .spawn()
                 .with_context(|| format!("starting {}", program.display()))

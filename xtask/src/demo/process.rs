@@ -9,23 +9,22 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
 
 use anyhow::{Context as _, Result, bail};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 /// Set by the thread that takes signals. Relaxed: nothing else is published with it.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// The command being waited for, 0 for none.
 static WAITED_FOR: AtomicI32 = AtomicI32::new(0);
 
-/// From here on SIGINT, SIGTERM and SIGHUP end the demo in order. To be called before any thread is there.
+/// From here on SIGINT, SIGTERM and SIGHUP end the demo in order.
 pub(crate) fn catch_interrupts() -> Result<()> {
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
-    }
-    signals.thread_block()?;
+    // Handlers, not a blocked mask: the mask would be inherited by every command that is started.
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("catching signals")?;
     thread::spawn(move || {
-        while signals.wait().is_ok() {
+        for _ in signals.forever() {
             INTERRUPTED.store(true, Ordering::Relaxed);
             let pid = WAITED_FOR.load(Ordering::SeqCst);
             if pid != 0 {

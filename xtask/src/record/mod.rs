@@ -57,8 +57,8 @@ const NODES: [(&str, &[Port]); 2] = [
 ];
 
 /// Records. Needs root, and tcpdump.
-pub(crate) fn run() -> ExitCode {
-    match process::catch_interrupts().and_then(|()| record()) {
+pub(crate) fn run(debug_build: bool) -> ExitCode {
+    match process::catch_interrupts().and_then(|()| record(debug_build)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("record: {error:#}");
@@ -85,10 +85,10 @@ struct Window {
     to_ns: u64,
 }
 
-fn record() -> Result<()> {
+fn record(debug_build: bool) -> Result<()> {
     ensure!(machine::is_root(), "recording needs root");
     machine::install_missing()?;
-    let programs = machine::build(false)?;
+    let programs = machine::build(debug_build)?;
     let scratch = std::env::temp_dir().join(format!("ringway-record-{}", std::process::id()));
     fs::create_dir_all(&scratch)?;
     let steps: Vec<Step> = FAMILIES.iter().flat_map(steps).collect();
