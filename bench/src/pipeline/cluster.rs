@@ -1,0 +1,301 @@
+//! The desired state of the benchmark's node, as control would tell it.
+
+use std::net::Ipv4Addr;
+
+use contract::proto;
+use fastpath::underlay::{Link, Neighbour, NextHop, Underlay, UnderlayRoute};
+
+use super::case::{
+    CLIENT_PORTS, Case, FIRST_REMOTE, FIRST_SERVER_PORT, GATEWAY_MAC, NEW_FLOW_SERVICES, SERVERS_MAX,
+    client_address, node_address, node_mac, pod_mac, vip, vtep_mac,
+};
+
+/// The state for `case`, with `clients` pods that send and room for `connections`.
+pub(crate) fn state(case: Case, flows: u32, clients: u16, connections: u32) -> proto::State {
+    let encap = if case.has_tunnel() {
+        proto::Encap::Vxlan
+    } else {
+        proto::Encap::None
+    };
+    let servers: Vec<Ipv4Addr> = (0..case.servers())
+        .map(|server| *case.server(0, server).ip())
+        .collect();
+    let mut ports = vec![
+        port("uplink", proto::PortKind::Uplink),
+        port("host", proto::PortKind::Host),
+    ];
+    ports.extend((0..clients).map(|number| pod("client", number, client_address(number), case)));
+    if !case.is_remote() {
+        ports.extend(
+            servers
+                .iter()
+                .zip(0..)
+                .map(|(address, number)| pod("server", number, *address, case)),
+        );
+    }
+    let remotes = || FIRST_REMOTE..FIRST_REMOTE + SERVERS_MAX as u8;
+    proto::State {
+        version: 1,
+        node: Some(proto::Node {
+            name: "node-1".into(),
+            addresses: vec![bytes(node_address(1))],
+            own_blocks: vec![prefix(Ipv4Addr::new(10, 244, 1, 0), 24)],
+            tunnel_ends: vec![tunnel_end(1)],
+            ..Default::default()
+        }),
+        ports,
+        remote_nodes: remotes()
+            .map(|node| proto::RemoteNode {
+                name: format!("node-{node}"),
+                addresses: vec![bytes(node_address(node))],
+                tunnel_ends: vec![tunnel_end(node)],
+                uplink_mac: vec![],
+            })
+            .collect(),
+        blocks: remotes()
+            .map(|node| proto::Block {
+                prefix: Some(prefix(Ipv4Addr::new(10, 244, node, 0), 24)),
+                node: format!("node-{node}"),
+                encap: encap as i32,
+            })
+            .collect(),
+        pools: vec![proto::Pool {
+            prefix: Some(prefix(Ipv4Addr::new(10, 244, 0, 0), 16)),
+            nat_outgoing: true,
+            encap: encap as i32,
+            cross_subnet: false,
+        }],
+        services: services(case, flows),
+        service_ranges: vec![prefix(Ipv4Addr::new(10, 96, 0, 0), 12)],
+        ip_sets: ip_sets(&servers, clients),
+        policies: policies(case),
+        timeouts: (case == Case::NewFlows).then(|| proto::Timeouts {
+            tcp_syn: NEW_FLOW_SECONDS,
+            udp_single: NEW_FLOW_SECONDS,
+            ..Default::default()
+        }),
+        limits: Some(proto::Limits {
+            connections,
+            ..Default::default()
+        }),
+    }
+}
+
+/// What the kernel would tell of the underlay: one uplink, every other node a neighbour on it.
+pub(crate) fn underlay(case: Case) -> Underlay {
+    let remotes = || FIRST_REMOTE..FIRST_REMOTE + SERVERS_MAX as u8;
+    let route = |text: String, gateway: Option<Ipv4Addr>| UnderlayRoute {
+        prefix: text.parse().expect("a prefix"),
+        metric: 0,
+        next_hops: vec![NextHop {
+            port: "uplink".into(),
+            gateway: gateway.map(Into::into),
+            weight: 1,
+        }],
+    };
+    let mut routes = vec![route("192.168.0.0/24".into(), None)];
+    if !case.has_tunnel() {
+        routes.extend(remotes().map(|node| route(format!("10.244.{node}.0/24"), Some(node_address(node)))));
+    }
+    let link = |port: &str, mac, peer_mac| Link {
+        port: port.into(),
+        mac,
+        peer_mac,
+        mtu: UPLINK_MTU,
+        up: true,
+    };
+    Underlay {
+        links: vec![
+            link("uplink", node_mac(1), None),
+            link("host", GATEWAY_MAC, Some(wire::Mac([2, 9, 0, 0, 0, 1]))),
+        ],
+        routes,
+        neighbours: remotes()
+            .map(|node| Neighbour {
+                port: "uplink".into(),
+                address: node_address(node).into(),
+                mac: node_mac(node),
+            })
+            .collect(),
+    }
+}
+
+/// Name of the port of a pod.
+pub(crate) fn pod_port(role: &str, number: u16) -> String {
+    format!("pod:default/{role}-{number}")
+}
+
+fn bytes(address: Ipv4Addr) -> Vec<u8> {
+    address.octets().to_vec()
+}
+
+fn prefix(address: Ipv4Addr, length: u32) -> proto::Prefix {
+    proto::Prefix {
+        address: bytes(address),
+        length,
+    }
+}
+
+fn tunnel_end(node: u8) -> proto::TunnelEnd {
+    proto::TunnelEnd {
+        encap: proto::Encap::Vxlan as i32,
+        address: vec![10, 244, node, 0],
+        mac: vtep_mac(node).0.to_vec(),
+        outer_address: vec![],
+    }
+}
+
+fn port(name: &str, kind: proto::PortKind) -> proto::Port {
+    proto::Port {
+        name: name.into(),
+        kind: kind as i32,
+        ..Default::default()
+    }
+}
+
+fn pod(role: &str, number: u16, address: Ipv4Addr, case: Case) -> proto::Port {
+    let attachment = |policy: String| proto::PolicyAttachment {
+        tiers: vec![proto::Tier {
+            name: "default".into(),
+            policies: vec![policy],
+            default_action: proto::Action::Deny as i32,
+        }],
+    };
+    proto::Port {
+        mac: pod_mac(address).0.to_vec(),
+        addresses: vec![bytes(address)],
+        interface: format!("{role}{number}"),
+        mtu: POD_MTU,
+        ingress: case.has_policy().then(|| attachment(policy_id("in", role))),
+        egress: case.has_policy().then(|| attachment(policy_id("out", role))),
+        ..port(&pod_port(role, number), proto::PortKind::Pod)
+    }
+}
+
+fn origin(kind: &str, name: &str) -> proto::Origin {
+    proto::Origin {
+        group: String::new(),
+        kind: kind.into(),
+        namespace: "default".into(),
+        name: name.into(),
+    }
+}
+
+fn services(case: Case, flows: u32) -> Vec<proto::Service> {
+    let count = match case {
+        Case::NewFlows => NEW_FLOW_SERVICES,
+        _ if case.has_service() => flows.div_ceil(CLIENT_PORTS),
+        _ => 0,
+    };
+    let of_number = |number: u32, protocol: u32| {
+        let flow = if case == Case::NewFlows {
+            number
+        } else {
+            number * CLIENT_PORTS
+        };
+        let backend = |server| {
+            let at = case.server(flow, server);
+            proto::Backend {
+                address: bytes(*at.ip()),
+                port: at.port().into(),
+                state: proto::BackendState::Ready as i32,
+                local: !case.is_remote(),
+            }
+        };
+        proto::Service {
+            id: format!("default/service-{number}:{protocol}"),
+            origin: Some(origin("Service", &format!("service-{number}"))),
+            protocol,
+            port: 80,
+            cluster_ips: vec![bytes(vip(number))],
+            backends: (0..case.servers()).map(backend).collect(),
+            affinity_s: 0,
+        }
+    };
+    (0..count)
+        .flat_map(|number| [6, 17].map(|protocol| of_number(number, protocol)))
+        .collect()
+}
+
+fn ip_sets(servers: &[Ipv4Addr], clients: u16) -> Vec<proto::IpSet> {
+    let set = |id: &str, addresses: Vec<Ipv4Addr>| proto::IpSet {
+        id: id.into(),
+        kind: proto::ip_set::Kind::Addresses as i32,
+        members: addresses
+            .into_iter()
+            .map(|address| proto::Member {
+                prefix: Some(prefix(address, 32)),
+                ..Default::default()
+            })
+            .collect(),
+    };
+    vec![
+        set("servers", servers.to_vec()),
+        set("clients", (0..clients).map(client_address).collect()),
+    ]
+}
+
+fn policy_id(direction: &str, role: &str) -> String {
+    format!("NetworkPolicy/default/{direction}-{role}")
+}
+
+/// Clients may speak to the servers' set and servers be spoken to by the clients' set, on the servers' ports; nothing else.
+/// For new flows the rule that allows comes after 1,000 that don't match.
+fn policies(case: Case) -> Vec<proto::Policy> {
+    let before = if case == Case::NewFlows { NEW_FLOW_RULES } else { 0 };
+    let rules = |peers: &str| -> Vec<proto::Rule> {
+        let elsewhere = (0..before).map(|index| {
+            let peer = proto::IpBlock {
+                prefix: Some(prefix(
+                    Ipv4Addr::new(172, 16, (index >> 8) as u8, index as u8),
+                    32,
+                )),
+                except: vec![],
+            };
+            rule(index, proto::peer::Peer::IpBlock(peer))
+        });
+        elsewhere
+            .chain([rule(before, proto::peer::Peer::IpSet(peers.into()))])
+            .collect()
+    };
+    let policy = |direction: &str, role: &str, ingress, egress| proto::Policy {
+        id: policy_id(direction, role),
+        origin: Some(origin("NetworkPolicy", &format!("{direction}-{role}"))),
+        ingress,
+        egress,
+    };
+    if !case.has_policy() {
+        return Vec::new();
+    }
+    vec![
+        policy("out", "client", vec![], rules("servers")),
+        policy("in", "client", vec![], vec![]),
+        policy("out", "server", vec![], vec![]),
+        policy("in", "server", rules("clients"), vec![]),
+    ]
+}
+
+fn rule(index: u32, peer: proto::peer::Peer) -> proto::Rule {
+    let ports = |protocol| proto::PortMatch {
+        protocol,
+        port: Some(proto::port_match::Port::Range(proto::PortRange {
+            first: FIRST_SERVER_PORT.into(),
+            last: u32::from(FIRST_SERVER_PORT) + NEW_FLOW_SERVICES,
+        })),
+    };
+    proto::Rule {
+        index,
+        action: proto::Action::Allow as i32,
+        any_peer: false,
+        peers: vec![proto::Peer { peer: Some(peer) }],
+        any_port: false,
+        ports: vec![ports(6), ports(17)],
+    }
+}
+
+/// Bytes of IP packet that the uplink takes: a frame of 1514 bytes and VXLAN around it.
+const UPLINK_MTU: u16 = 1600;
+const POD_MTU: u32 = 1500;
+/// How long a flow of one packet lives in the new-flows case, seconds of the bench's clock.
+pub(crate) const NEW_FLOW_SECONDS: u32 = 10;
+const NEW_FLOW_RULES: u32 = 1000;

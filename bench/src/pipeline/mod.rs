@@ -1,0 +1,352 @@
+//! `core`: what a packet costs the shipped pipeline, memory to memory.
+
+mod case;
+mod cluster;
+mod emitter;
+mod expect;
+mod packet;
+mod port;
+mod rig;
+
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use contract::valid::ValidState;
+use fastpath::compile;
+use fastpath::io::clock;
+use fastpath::shared::{Shared, SharedConfig};
+use fastpath::snapshot::Snapshot;
+use serde::Serialize;
+
+pub(crate) use case::Case;
+pub(crate) use packet::Transport;
+
+use crate::random::Random;
+use crate::slices::{Slices, clean};
+use crate::usage::Usage;
+use emitter::Turn;
+use packet::Step;
+use rig::{Rig, Setup};
+
+/// Which flow the next packet belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Distribution {
+    /// Every flow once in each round, in random order.
+    Uniform,
+    /// Drawn by Zipf's law, exponent 1.1.
+    Zipf,
+}
+
+/// Arguments of `bench core`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Which path.
+    #[arg(long, value_enum)]
+    pub(crate) case: Case,
+    /// Flows, all workers together; of new-flows: how many are live.
+    #[arg(long, default_value_t = 64_000)]
+    pub(crate) flows: u32,
+    /// Bytes of the frame (the inner one where it comes by tunnel), without check sequence.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) frame: usize,
+    /// How packets are spread over the flows.
+    #[arg(long, value_enum, default_value = "uniform")]
+    pub(crate) dist: Distribution,
+    /// Transport of the flows.
+    #[arg(long, value_enum, default_value = "tcp")]
+    pub l4: Transport,
+    /// Pods that the packets come from.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) ports: u16,
+    /// Workers, each with its own queues and its share of the flows.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) workers: usize,
+    /// How long to measure.
+    #[arg(long, default_value_t = 2.0)]
+    pub(crate) seconds: f64,
+    /// Seed of the order and of the workers' choices.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// One JSON line instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The result of one run.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Line {
+    case: String,
+    flows: u32,
+    frame: usize,
+    dist: &'static str,
+    workers: usize,
+    cycles_per_packet: f64,
+    cycles_gross: f64,
+    io_floor_cycles: f64,
+    ns_per_packet: f64,
+    mpps: f64,
+    tsc_hz: u64,
+    /// What stands beside the line in text.
+    #[serde(skip)]
+    pub(crate) notes: Notes,
+}
+
+/// How the figures came about.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Notes {
+    /// Packets through the pipeline, warm-up included.
+    pub(crate) packets: u64,
+    /// Frames compared byte by byte with what they should be.
+    pub(crate) verified: u64,
+    /// Slices measured, and those without an involuntary context switch, which count.
+    pub(crate) slices: usize,
+    pub(crate) clean: usize,
+    /// Gross cycles of the slices: lowest, lower quartile, upper quartile.
+    pub(crate) gross_spread: [f64; 3],
+    /// Pages of the flow table.
+    pub(crate) pages: String,
+    pub(crate) moved: Vec<(String, u64)>,
+}
+
+/// What one worker measured.
+struct Measured {
+    gross: Slices,
+    floor: Slices,
+    verified: u64,
+    packets: u64,
+    moved: Vec<(String, u64)>,
+}
+
+impl Args {
+    /// What can't be run, in one line.
+    pub(crate) fn refuse(&self) -> std::result::Result<(), Usage> {
+        let limit = |what: &str, value: u64, first: u64, last: u64| {
+            if (first..=last).contains(&value) {
+                Ok(())
+            } else {
+                Err(Usage(format!("--{what} {value}: {first} to {last} can be")))
+            }
+        };
+        limit("workers", self.workers as u64, 1, WORKERS_MAX)?;
+        limit("ports", self.ports.into(), 1, case::CLIENTS_MAX.into())?;
+        let flows_min = u64::from(self.ports) * self.workers as u64;
+        limit("flows", self.flows.into(), flows_min, case::FLOWS_MAX.into())?;
+        limit("frame", self.frame as u64, FRAME_MIN, FRAME_MAX)?;
+        if !(self.seconds > 0.0 && self.seconds <= 3600.0) {
+            return Err(Usage(format!(
+                "--seconds {}: more than 0, at most 3600",
+                self.seconds
+            )));
+        }
+        if self.case == Case::NewFlows && (self.workers > 1 || self.dist == Distribution::Zipf) {
+            return Err(Usage("new-flows runs with one worker and uniformly".into()));
+        }
+        Ok(())
+    }
+}
+
+/// Runs one case.
+pub(crate) fn run(args: &Args) -> Result<Line> {
+    let shared_snapshot = snapshot(args)?;
+    let (shared, snapshot) = &shared_snapshot;
+    let barrier = Barrier::new(args.workers);
+    let workers: Vec<Measured> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..args.workers)
+            .map(|seat| {
+                let (barrier, shared) = (&barrier, Arc::clone(shared));
+                scope.spawn(move || work(args, &shared, snapshot, seat, barrier))
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("the worker does not panic"))
+            .collect::<Result<_>>()
+    })?;
+    Ok(line(args, &workers, shared))
+}
+
+fn snapshot(args: &Args) -> Result<(Arc<Shared>, Snapshot)> {
+    // Connections of a departed generation are freed a little later than they end.
+    let connections = (args.flows + args.flows / 4).max(1024) + 4096;
+    let state = cluster::state(args.case, args.flows, args.ports, connections);
+    let valid = ValidState::try_from(state).context("the bench's state")?;
+    let snapshot = compile::compile(&valid, &cluster::underlay(args.case))
+        .context("the bench's state")?
+        .snapshot;
+    let config = SharedConfig {
+        seats: args.workers,
+        connections_v4: connections,
+        connections_v6: 64,
+        seed: u128::from(args.seed),
+    };
+    let shared = Shared::new(&config, Arc::new(snapshot.clone()))?;
+    Ok((shared, snapshot))
+}
+
+fn work(
+    args: &Args,
+    shared: &Arc<Shared>,
+    snapshot: &Snapshot,
+    seat: usize,
+    barrier: &Barrier,
+) -> Result<Measured> {
+    let prepared = prepare(args, shared, snapshot, seat);
+    // Whoever failed must not keep the others waiting.
+    barrier.wait();
+    let (mut rig, turns) = prepared?;
+    let first = turns.first().map_or(0, |turn| turn.flow);
+    let verify = |rig: &mut Rig| match args.case {
+        Case::IoFloor => Ok(0),
+        Case::NewFlows => verify_new(rig, args),
+        _ => rig.verify(VERIFIED, Step::Data, &turns, first),
+    };
+    let mut verified = verify(&mut rig)?;
+    let (mut gross, mut floor) = (Slices::default(), Slices::default());
+    let end = Instant::now() + Duration::from_secs_f64(args.seconds);
+    while Instant::now() < end || gross.len() < SLICES_MIN {
+        let count = rig.let_in(SLICE_PACKETS);
+        floor.push(count, clean(|| rig.time_floor(count)));
+        if args.case == Case::IoFloor {
+            gross = floor.clone();
+            continue;
+        }
+        let count = rig.let_in(SLICE_PACKETS);
+        gross.push(count, clean(|| rig.time_pipeline(count)));
+        rig.check()?;
+    }
+    verified += verify(&mut rig)?;
+    rig.check()?;
+    Ok(Measured {
+        gross,
+        floor,
+        verified,
+        packets: rig.packets(),
+        moved: rig.moved(),
+    })
+}
+
+/// A worker with its share of the flows established, ready to receive them in the measured order.
+fn prepare(args: &Args, shared: &Arc<Shared>, snapshot: &Snapshot, seat: usize) -> Result<(Rig, Vec<Turn>)> {
+    let setup = Setup {
+        case: args.case,
+        transport: args.l4,
+        frame_len: args.frame,
+        clients: args.ports,
+        workers: args.workers,
+        ns_per_packet: if args.case == Case::NewFlows {
+            u64::from(cluster::NEW_FLOW_SECONDS) * 1_000_000_000 / u64::from(args.flows)
+        } else {
+            0
+        },
+    };
+    let mut rig = Rig::new(setup, shared, snapshot, seat)?;
+    let share = |seat: usize| (u64::from(args.flows) * seat as u64 / args.workers as u64) as u32;
+    let turn = |flow: u32| Turn {
+        flow,
+        client: (flow % u32::from(args.ports)) as u16,
+        server: 0,
+    };
+    let mut turns: Vec<Turn> = (share(seat)..share(seat + 1)).map(turn).collect();
+    if args.case == Case::NewFlows {
+        start_new_flows(&mut rig, args, turn)?;
+        return Ok((rig, turns));
+    }
+    if args.case != Case::IoFloor {
+        turns = rig.establish(turns)?;
+    }
+    let mut random = Random::new(args.seed + seat as u64);
+    let count = turns.len() as u32;
+    let order = match args.dist {
+        Distribution::Uniform => random.permutation(count),
+        Distribution::Zipf => random.zipf(count, 1.1, turns.len().max(ZIPF_DRAWS_MIN)),
+    };
+    let order: Vec<Turn> = order.into_iter().map(|at| turns[at as usize]).collect();
+    rig.play(Step::Data, args.case.measures_replies(), &order);
+    Ok((rig, turns))
+}
+
+/// Every packet opens a flow. Enough of them go round that one has expired long before its turn comes again.
+fn start_new_flows(rig: &mut Rig, args: &Args, turn: impl Fn(u32) -> Turn) -> Result<()> {
+    let round = (args.flows * 3).clamp(NEW_FLOWS_MIN, case::NEW_FLOW_SERVICES * case::CLIENT_PORTS);
+    let order: Vec<Turn> = (0..round).map(turn).collect();
+    rig.play(Step::Open, false, &order);
+    // Until as many expire as come.
+    let warm_up = rig.let_in(u64::from(args.flows) * 3 / 2);
+    rig.time_pipeline(warm_up);
+    rig.check()
+}
+
+/// Frames of new flows: each to one of its Service's servers, and otherwise as it should be.
+fn verify_new(rig: &mut Rig, args: &Args) -> Result<u64> {
+    let mut seen = 0;
+    rig.sample(VERIFIED, &mut |sent| {
+        let (flow, server) = expect::identify(args.case, args.l4, sent, false)?;
+        let client = (flow % u32::from(args.ports)) as u16;
+        let turn = Turn { flow, client, server };
+        expect::check(args.case, args.l4, Step::Open, false, args.frame, turn, sent)?;
+        seen += 1;
+        Ok(())
+    })?;
+    Ok(seen)
+}
+
+fn line(args: &Args, workers: &[Measured], shared: &Shared) -> Line {
+    let tsc_hz = clock::tsc_hz(Duration::from_millis(50));
+    let tenth = |value: f64| (value * 10.0).round() / 10.0;
+    #[expect(clippy::cast_precision_loss, reason = "a few workers")]
+    let mean = |of: &dyn Fn(&Measured) -> f64| workers.iter().map(of).sum::<f64>() / workers.len() as f64;
+    let gross = mean(&|worker| worker.gross.median());
+    let floor = mean(&|worker| worker.floor.median());
+    let net = if args.case == Case::IoFloor {
+        floor
+    } else {
+        gross - floor
+    };
+    #[expect(clippy::cast_precision_loss, reason = "some GHz")]
+    let hz = tsc_hz as f64;
+    let mpps: f64 = workers
+        .iter()
+        .map(|worker| hz / worker.gross.median() / 1e6)
+        .sum();
+    Line {
+        case: args.case.name(),
+        flows: args.flows,
+        frame: args.frame,
+        dist: match args.dist {
+            Distribution::Uniform => "uniform",
+            Distribution::Zipf => "zipf",
+        },
+        workers: args.workers,
+        cycles_per_packet: tenth(net),
+        cycles_gross: tenth(gross),
+        io_floor_cycles: tenth(floor),
+        ns_per_packet: tenth(gross / hz * 1e9),
+        mpps: (mpps * 1000.0).round() / 1000.0,
+        tsc_hz,
+        notes: Notes {
+            packets: workers.iter().map(|worker| worker.packets).sum(),
+            verified: workers.iter().map(|worker| worker.verified).sum(),
+            slices: workers.iter().map(|worker| worker.gross.len()).sum(),
+            clean: workers.iter().map(|worker| worker.gross.clean()).sum(),
+            gross_spread: [0.0, 0.25, 0.75].map(|at| mean(&|worker| worker.gross.quantile(at))),
+            pages: shared.v4().pages().to_string(),
+            moved: workers.iter().flat_map(|worker| worker.moved.clone()).collect(),
+        },
+    }
+}
+
+/// Packets between two readings: about a millisecond, so that most slices see no other thread.
+const SLICE_PACKETS: u64 = 8192;
+const SLICES_MIN: usize = 5;
+/// Frames compared before and again after the measurement.
+const VERIFIED: u64 = 4096;
+const ZIPF_DRAWS_MIN: usize = 1 << 20;
+const NEW_FLOWS_MIN: u32 = 1 << 16;
+const WORKERS_MAX: u64 = 64;
+/// The headers and the flow's number.
+const FRAME_MIN: u64 = 60;
+const FRAME_MAX: u64 = 1514;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! Wire port: a ring in memory whose frames are written as they are received, and read as they are sent.
+//!
+//! All ports of a worker share a pool of frames that goes round in order, as the chunks of an AF_XDP region do.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use fastpath::io::memory::{HEADROOM, METADATA_LEN};
+use fastpath::io::{Capabilities, Checksum, Frame, Memory, PacketIo};
+
+use super::emitter::{Emitter, Turn};
+
+/// The frames that no port's caller has.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    free: VecDeque<Frame>,
+    /// Bytes of a frame that starts behind the whole headroom.
+    plain_len: usize,
+}
+
+impl Pool {
+    /// `count` frames of zeros.
+    pub(crate) fn new(memory: &mut Memory, count: usize, plain_len: usize) -> Rc<RefCell<Self>> {
+        let mut pool = Self {
+            free: VecDeque::with_capacity(count),
+            plain_len,
+        };
+        for _ in 0..count {
+            let frame = pool.allocate(memory).expect("memory for the pool");
+            pool.free.push_back(frame);
+        }
+        Rc::new(RefCell::new(pool))
+    }
+
+    fn allocate(&self, memory: &mut Memory) -> Option<Frame> {
+        memory.allocate_copy(&vec![0; self.plain_len])
+    }
+
+    /// A frame of `len` bytes that ends where all frames end.
+    #[inline]
+    fn take(&mut self, memory: &mut Memory, len: usize) -> Option<Frame> {
+        let mut frame = match self.free.pop_front() {
+            Some(frame) => frame,
+            None => self.allocate(memory)?,
+        };
+        let (has, wanted) = (frame.len(), len);
+        let fits = if wanted > has {
+            frame.push_front(wanted - has)
+        } else {
+            frame.trim_front(has - wanted)
+        };
+        assert!(fits, "headroom for {wanted} bytes");
+        frame.checksum = Checksum::Full;
+        Some(frame)
+    }
+
+    /// Takes a frame back, unless it is one that the pipeline made.
+    #[inline]
+    fn give(&mut self, memory: &mut Memory, frame: Frame) {
+        let ends_at = frame.headroom() + frame.len();
+        if frame.is_chain() || ends_at != HEADROOM - METADATA_LEN + self.plain_len {
+            memory.release(frame);
+        } else {
+            self.free.push_back(frame);
+        }
+    }
+}
+
+/// What a port is to receive.
+#[derive(Clone, Debug)]
+pub(crate) struct Play {
+    pub(crate) emitter: Emitter,
+    /// Whose turn it is; begins anew at its end.
+    pub(crate) order: Rc<[Turn]>,
+    next: usize,
+    left: u64,
+}
+
+impl Play {
+    /// The turns in this order, round and round; nothing is sent until [`WirePort::let_in`].
+    pub(crate) fn new(emitter: Emitter, order: Rc<[Turn]>) -> Self {
+        Self {
+            emitter,
+            order,
+            next: 0,
+            left: 0,
+        }
+    }
+}
+
+/// One worker's queue of a port.
+#[derive(Debug)]
+pub(crate) struct WirePort {
+    pool: Rc<RefCell<Pool>>,
+    play: Option<Play>,
+    /// Frames that one call gives at most, so that many ports share a batch.
+    burst: usize,
+    /// Frames sent by the pipeline.
+    pub(crate) sent: u64,
+    /// Copies of them, while someone looks.
+    pub(crate) captured: Option<Vec<Vec<u8>>>,
+}
+
+impl WirePort {
+    /// A silent port.
+    pub(crate) fn new(pool: &Rc<RefCell<Pool>>, burst: usize) -> Self {
+        Self {
+            pool: Rc::clone(pool),
+            play: None,
+            burst,
+            sent: 0,
+            captured: None,
+        }
+    }
+
+    /// Sets what is received from now on.
+    pub(crate) fn play(&mut self, play: Option<Play>) {
+        self.play = play;
+    }
+
+    /// Lets `frames` more in.
+    pub(crate) fn let_in(&mut self, frames: u64) {
+        if let Some(play) = &mut self.play {
+            play.left += frames;
+        }
+    }
+
+    /// Turns until the order begins anew.
+    pub(crate) fn played(&self) -> u64 {
+        self.play.as_ref().map_or(0, |play| play.order.len() as u64)
+    }
+
+    /// Frames that are let in and not received yet.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.play.as_ref().map_or(0, |play| play.left)
+    }
+}
+
+impl PacketIo for WirePort {
+    #[inline]
+    fn rx(&mut self, memory: &mut Memory, into: &mut Vec<Frame>, room: usize) -> usize {
+        let Some(play) = self.play.as_mut().filter(|play| play.left > 0) else {
+            return 0;
+        };
+        let count = (room.min(self.burst) as u64).min(play.left) as usize;
+        let (mut pool, len) = (self.pool.borrow_mut(), play.emitter.frame_len());
+        for _ in 0..count {
+            let mut frame = pool.take(memory, len).expect("a frame for each packet");
+            play.emitter
+                .write(play.order[play.next], memory.bytes_mut(&mut frame));
+            play.next += 1;
+            if play.next == play.order.len() {
+                play.next = 0;
+            }
+            into.push(frame);
+        }
+        play.left -= count as u64;
+        count
+    }
+
+    #[inline]
+    fn tx(&mut self, memory: &mut Memory, frames: &mut Vec<Frame>) -> usize {
+        let count = frames.len();
+        if let Some(captured) = &mut self.captured {
+            captured.extend(frames.iter().map(|frame| memory.to_vec(frame)));
+        }
+        let mut pool = self.pool.borrow_mut();
+        for frame in frames.drain(..) {
+            pool.give(memory, frame);
+        }
+        self.sent += count as u64;
+        count
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            frame_len_max: 2048 - HEADROOM as u32,
+            tx_checksum: false,
+            multi_buffer: false,
+        }
+    }
+
+    fn has_input(&mut self) -> bool {
+        self.waiting() > 0
+    }
+}

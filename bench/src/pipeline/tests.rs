@@ -1,0 +1,134 @@
+//! A few flows through every case: verdicts and bytes, no timing.
+
+use clap::ValueEnum;
+
+use super::*;
+
+fn args(case: Case, l4: Transport) -> Args {
+    Args {
+        case,
+        flows: 200,
+        frame: 64,
+        dist: Distribution::Uniform,
+        l4,
+        ports: 1,
+        workers: 1,
+        seconds: 1e-6,
+        seed: 3,
+        json: true,
+    }
+}
+
+fn moved(line: &Line, name: &str) -> u64 {
+    line.notes
+        .moved
+        .iter()
+        .filter(|(n, _)| n == name)
+        .map(|(_, count)| count)
+        .sum()
+}
+
+/// Every packet is forwarded (else `run` fails), the sampled ones byte for byte as expected, over as many flows as asked.
+#[test]
+fn every_case_forwards_every_packet_as_it_should() {
+    for case in Case::value_variants() {
+        for l4 in [Transport::Tcp, Transport::Udp] {
+            let line = run(&args(*case, l4)).unwrap_or_else(|error| panic!("{case:?} {l4:?}: {error:#}"));
+            if *case == Case::IoFloor {
+                assert_eq!(line.notes.packets, 0);
+                continue;
+            }
+            assert_eq!(line.notes.verified, 2 * VERIFIED, "{case:?}");
+            assert_eq!(moved(&line, "tx"), line.notes.packets);
+            let created = moved(&line, "flows-created");
+            if *case == Case::NewFlows {
+                assert_eq!(created, line.notes.packets);
+                assert!(moved(&line, "flows-expired") > 0, "{:?}", line.notes.moved);
+            } else {
+                assert_eq!(created, 200, "{case:?}: established packets open nothing");
+            }
+        }
+    }
+}
+
+#[test]
+fn ports_workers_sizes_and_zipf_forward_too() {
+    for case in [Case::Policy, Case::ServiceVxlan, Case::ServiceVxlanReturn] {
+        let line = run(&Args {
+            ports: 7,
+            workers: 2,
+            frame: 1500,
+            dist: Distribution::Zipf,
+            ..args(case, Transport::Tcp)
+        })
+        .unwrap_or_else(|error| panic!("{case:?}: {error:#}"));
+        assert!(line.notes.verified >= 4 * VERIFIED);
+        assert_eq!(moved(&line, "flows-created"), 200);
+    }
+}
+
+/// The check has teeth: a frame that differs in any byte is refused.
+#[test]
+fn a_wrong_byte_is_found() {
+    let turn = Turn {
+        flow: 5,
+        client: 0,
+        server: 2,
+    };
+    let (case, l4) = (Case::ServiceVxlan, Transport::Tcp);
+    let right = expect::expected(case, l4, Step::Data, false, 64, turn, 0xc123);
+    let check = |sent: &[u8]| expect::check(case, l4, Step::Data, false, 64, turn, sent);
+    check(&right).unwrap();
+    for at in 0..right.len() {
+        let mut wrong = right.clone();
+        wrong[at] ^= 0x40;
+        // The tunnel's source port is the sender's choice, of the dynamic ones.
+        assert!(check(&wrong).is_err() || (34..36).contains(&at), "byte {at}");
+    }
+}
+
+#[test]
+fn what_cannot_be_run_is_refused_by_name() {
+    let base = args(Case::Forward, Transport::Tcp);
+    for (wrong, named) in [
+        (
+            Args {
+                frame: 20,
+                ..base.clone()
+            },
+            "--frame 20",
+        ),
+        (
+            Args {
+                ports: 0,
+                ..base.clone()
+            },
+            "--ports 0",
+        ),
+        (
+            Args {
+                workers: 0,
+                ..base.clone()
+            },
+            "--workers 0",
+        ),
+        (
+            Args {
+                flows: 0,
+                ..base.clone()
+            },
+            "--flows 0",
+        ),
+        (
+            Args {
+                seconds: -1.0,
+                ..base.clone()
+            },
+            "--seconds -1",
+        ),
+    ] {
+        let refused = wrong.refuse().unwrap_err().to_string();
+        assert!(refused.starts_with(named), "{refused}");
+    }
+    base.refuse().unwrap();
+}

@@ -1,0 +1,107 @@
+//! Slices: many short measurements, of which those count that no other thread broke into.
+
+use nix::sys::resource::{UsageWho, getrusage};
+
+/// Ticks per item, slice by slice.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Slices {
+    clean: Vec<f64>,
+    broken: Vec<f64>,
+}
+
+/// How long something took, and whether the thread kept its processor all the while.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Took {
+    ticks: u64,
+    is_clean: bool,
+}
+
+/// Runs `work`, which returns its ticks.
+pub(crate) fn clean(work: impl FnOnce() -> u64) -> Took {
+    let before = switches();
+    let ticks = work();
+    Took {
+        ticks,
+        is_clean: switches() == before,
+    }
+}
+
+/// Times that this thread was made to give up its processor.
+fn switches() -> Option<i64> {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD).ok()?;
+    Some(usage.involuntary_context_switches())
+}
+
+impl Slices {
+    /// Adds a slice of `items`.
+    #[expect(clippy::cast_precision_loss, reason = "a slice is milliseconds")]
+    pub(crate) fn push(&mut self, items: u64, took: Took) {
+        let per_item = took.ticks as f64 / items as f64;
+        if took.is_clean {
+            self.clean.push(per_item);
+        } else {
+            self.broken.push(per_item);
+        }
+    }
+
+    /// All slices.
+    pub(crate) fn len(&self) -> usize {
+        self.clean.len() + self.broken.len()
+    }
+
+    /// Those that count.
+    pub(crate) fn clean(&self) -> usize {
+        self.clean.len()
+    }
+
+    /// The median of those that count; of all, when hardly any does.
+    pub(crate) fn median(&self) -> f64 {
+        self.quantile(0.5)
+    }
+
+    /// The value below which this part of the slices is: 0.0 for the lowest. NaN without slices.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        reason = "an index into some thousand slices"
+    )]
+    pub(crate) fn quantile(&self, part: f64) -> f64 {
+        let mut sorted = self.clean.clone();
+        if sorted.len() < CLEAN_MIN {
+            sorted.extend(&self.broken);
+        }
+        sorted.sort_unstable_by(f64::total_cmp);
+        let last = sorted.len().saturating_sub(1);
+        sorted
+            .get((last as f64 * part).round() as usize)
+            .copied()
+            .unwrap_or(f64::NAN)
+    }
+}
+
+/// Below so many clean slices all count.
+const CLEAN_MIN: usize = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn took(ticks: u64, is_clean: bool) -> Took {
+        Took { ticks, is_clean }
+    }
+
+    #[test]
+    fn broken_slices_count_only_when_there_is_nothing_else() {
+        let mut slices = Slices::default();
+        (0..5).for_each(|_| slices.push(10, took(1000, false)));
+        slices.push(10, took(100, true));
+        assert_eq!((slices.len(), slices.clean(), slices.median()), (6, 1, 100.0));
+        for ticks in [200, 300, 400, 500] {
+            slices.push(10, took(ticks, true));
+        }
+        assert_eq!(
+            (slices.quantile(0.0), slices.median(), slices.quantile(1.0)),
+            (10.0, 30.0, 50.0)
+        );
+    }
+}
