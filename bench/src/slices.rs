@@ -44,6 +44,16 @@ impl Slices {
         }
     }
 
+    /// Items for a slice of about `ticks`, by what the quickest slice so far took; `most` at most, and few while nothing
+    /// is known.
+    #[expect(clippy::cast_sign_loss, reason = "ticks are positive")]
+    pub(crate) fn items_for(&self, ticks: f64, most: u64) -> u64 {
+        let quickest = self.clean.iter().chain(&self.broken).copied().reduce(f64::min);
+        quickest.map_or(ITEMS_FIRST, |per_item| {
+            ((ticks / per_item) as u64).clamp(ITEMS_FIRST.min(most), most)
+        })
+    }
+
     /// All slices.
     pub(crate) fn len(&self) -> usize {
         self.clean.len() + self.broken.len()
@@ -79,6 +89,8 @@ impl Slices {
     }
 }
 
+/// Two full batches.
+const ITEMS_FIRST: u64 = 128;
 /// Below so many clean slices all count.
 const CLEAN_MIN: usize = 5;
 
@@ -88,6 +100,16 @@ mod tests {
 
     fn took(ticks: u64, is_clean: bool) -> Took {
         Took { ticks, is_clean }
+    }
+
+    #[test]
+    fn slices_shrink_where_items_are_slow() {
+        let mut slices = Slices::default();
+        assert_eq!(slices.items_for(1e6, 8192), ITEMS_FIRST);
+        slices.push(10, took(10_000, false));
+        assert_eq!(slices.items_for(1e6, 8192), 1000);
+        slices.push(10, took(100, true));
+        assert_eq!(slices.items_for(1e6, 8192), 8192);
     }
 
     #[test]

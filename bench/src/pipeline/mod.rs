@@ -205,13 +205,13 @@ fn work(
     let (mut gross, mut floor) = (Slices::default(), Slices::default());
     let end = Instant::now() + Duration::from_secs_f64(args.seconds);
     while Instant::now() < end || gross.len() < SLICES_MIN {
-        let count = rig.let_in(SLICE_PACKETS);
+        let count = rig.let_in(floor.items_for(SLICE_TICKS, SLICE_PACKETS_MAX));
         floor.push(count, clean(|| rig.time_floor(count)));
         if args.case == Case::IoFloor {
             gross = floor.clone();
             continue;
         }
-        let count = rig.let_in(SLICE_PACKETS);
+        let count = rig.let_in(gross.items_for(SLICE_TICKS, SLICE_PACKETS_MAX));
         gross.push(count, clean(|| rig.time_pipeline(count)));
         rig.check()?;
     }
@@ -336,8 +336,9 @@ fn line(args: &Args, workers: &[Measured], shared: &Shared) -> Line {
     }
 }
 
-/// Packets between two readings: about a millisecond, so that most slices see no other thread.
-const SLICE_PACKETS: u64 = 8192;
+/// Ticks between two readings: some 0.4 ms, so that most slices see no other thread.
+const SLICE_TICKS: f64 = 1e6;
+const SLICE_PACKETS_MAX: u64 = 8192;
 const SLICES_MIN: usize = 5;
 /// Frames compared before and again after the measurement.
 const VERIFIED: u64 = 4096;
