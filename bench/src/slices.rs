@@ -7,6 +7,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 pub(crate) struct Slices {
     clean: Vec<f64>,
     broken: Vec<f64>,
+    quickest: Option<f64>,
 }
 
 /// How long something took, and whether the thread kept its processor all the while.
@@ -37,6 +38,7 @@ impl Slices {
     #[expect(clippy::cast_precision_loss, reason = "a slice is milliseconds")]
     pub(crate) fn push(&mut self, items: u64, took: Took) {
         let per_item = took.ticks as f64 / items as f64;
+        self.quickest = Some(self.quickest.map_or(per_item, |known| known.min(per_item)));
         if took.is_clean {
             self.clean.push(per_item);
         } else {
@@ -48,8 +50,7 @@ impl Slices {
     /// is known.
     #[expect(clippy::cast_sign_loss, reason = "ticks are positive")]
     pub(crate) fn items_for(&self, ticks: f64, most: u64) -> u64 {
-        let quickest = self.clean.iter().chain(&self.broken).copied().reduce(f64::min);
-        quickest.map_or(ITEMS_FIRST, |per_item| {
+        self.quickest.map_or(ITEMS_FIRST, |per_item| {
             ((ticks / per_item) as u64).clamp(ITEMS_FIRST.min(most), most)
         })
     }

@@ -126,6 +126,18 @@ impl WirePort {
         }
     }
 
+    /// Place of the next turn in the order.
+    pub(crate) fn place(&self) -> usize {
+        self.play.as_ref().map_or(0, |play| play.next)
+    }
+
+    /// Goes on from such a place.
+    pub(crate) fn go_to(&mut self, place: usize) {
+        if let Some(play) = &mut self.play {
+            play.next = place % play.order.len();
+        }
+    }
+
     /// Turns until the order begins anew.
     pub(crate) fn played(&self) -> u64 {
         self.play.as_ref().map_or(0, |play| play.order.len() as u64)

@@ -267,6 +267,7 @@ impl Rig {
 
     /// Ticks that the same frames take without the pipeline: rx, swap the MAC addresses, tx by the same port.
     pub(crate) fn time_floor(&mut self, frames: u64) -> u64 {
+        let places = self.places();
         let start = clock::tsc();
         let mut done = 0;
         while done < frames {
@@ -274,7 +275,22 @@ impl Rig {
         }
         let ticks = clock::tsc() - start;
         self.floor_sent += done;
+        if self.setup.case == Case::NewFlows {
+            // The clock stood still: these flows still have to come.
+            for (id, place) in places {
+                self.port(id).go_to(place);
+            }
+        }
         ticks
+    }
+
+    /// Where each emitting port is in its order.
+    fn places(&mut self) -> Vec<(PortId, usize)> {
+        let emitting = self.emitting.clone();
+        emitting
+            .into_iter()
+            .map(|id| (id, self.port(id).place()))
+            .collect()
     }
 
     fn poll_floor(&mut self) -> usize {
@@ -309,6 +325,12 @@ impl Rig {
         ensure!(
             conservation.tx == conservation.rx && conservation.frames_out == conservation.tx,
             "not every packet was forwarded: {:?}",
+            moved()
+        );
+        let created = counters.flows_created.get();
+        ensure!(
+            self.setup.case != Case::NewFlows || created == conservation.rx,
+            "not every packet opened a flow: {:?}",
             moved()
         );
         let mut sent = 0;
