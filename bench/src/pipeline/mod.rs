@@ -167,8 +167,8 @@ pub(crate) fn run(args: &Args) -> Result<Line> {
 }
 
 fn snapshot(args: &Args) -> Result<(Arc<Shared>, Snapshot)> {
-    // Connections of a departed generation are freed a little later than they end.
-    let connections = (args.flows + args.flows / 4).max(1024) + 4096;
+    // Flows that have ended stay until the sweep comes by, a few of their ten seconds later.
+    let connections = args.flows + args.flows / 2 + 4096;
     let state = cluster::state(args.case, args.flows, args.ports, connections);
     let valid = ValidState::try_from(state).context("the bench's state")?;
     let snapshot = compile::compile(&valid, &cluster::underlay(args.case))
