@@ -111,6 +111,8 @@ impl Emitter {
         put(bytes, self.head_len - 4, &turn.flow.to_be_bytes());
         if self.reply {
             self.write_reply_links(turn, bytes);
+        } else {
+            put(bytes, 6, &pod_mac(*client.ip()).0);
         }
     }
 

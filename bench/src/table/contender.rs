@@ -14,8 +14,8 @@ pub(crate) trait Contender: Sync + Sized {
     where
         Self: 'a;
 
-    /// An empty table for `flows` connections.
-    fn create(flows: u32, threads: usize, seed: u64) -> Result<Self>;
+    /// An empty table for so many connections.
+    fn create(connections: u32, threads: usize, seed: u64) -> Result<Self>;
 
     /// The hand of thread number `thread`, made on that thread.
     fn hand(&self, thread: usize, threads: usize) -> Self::Hand<'_>;

@@ -14,9 +14,9 @@ pub(crate) struct Hashbrown(Mutex<hashbrown::HashMap<Key, Value>>);
 impl Contender for Hashbrown {
     type Hand<'a> = MutexGuard<'a, hashbrown::HashMap<Key, Value>>;
 
-    fn create(flows: u32, _: usize, _: u64) -> Result<Self> {
+    fn create(connections: u32, _: usize, _: u64) -> Result<Self> {
         Ok(Self(Mutex::new(hashbrown::HashMap::with_capacity(
-            flows as usize * 2,
+            connections as usize * 2,
         ))))
     }
 
@@ -45,9 +45,11 @@ pub(crate) struct Dashmap(dashmap::DashMap<Key, Value, DefaultHashBuilder>);
 impl Contender for Dashmap {
     type Hand<'a> = &'a Self;
 
-    fn create(flows: u32, _: usize, _: u64) -> Result<Self> {
-        let map =
-            dashmap::DashMap::with_capacity_and_hasher(flows as usize * 2, DefaultHashBuilder::default());
+    fn create(connections: u32, _: usize, _: u64) -> Result<Self> {
+        let map = dashmap::DashMap::with_capacity_and_hasher(
+            connections as usize * 2,
+            DefaultHashBuilder::default(),
+        );
         Ok(Self(map))
     }
 
@@ -78,9 +80,11 @@ pub(crate) struct Papaya(papaya::HashMap<Key, Value, DefaultHashBuilder>);
 impl Contender for Papaya {
     type Hand<'a> = &'a Self;
 
-    fn create(flows: u32, _: usize, _: u64) -> Result<Self> {
-        let map =
-            papaya::HashMap::with_capacity_and_hasher(flows as usize * 2, DefaultHashBuilder::default());
+    fn create(connections: u32, _: usize, _: u64) -> Result<Self> {
+        let map = papaya::HashMap::with_capacity_and_hasher(
+            connections as usize * 2,
+            DefaultHashBuilder::default(),
+        );
         Ok(Self(map))
     }
 

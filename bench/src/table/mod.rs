@@ -130,7 +130,13 @@ pub(crate) fn run(args: &Args) -> Result<Line> {
 }
 
 fn contest<C: Contender>(args: &Args) -> Result<Line> {
-    let contender = C::create(args.flows, args.threads, args.seed)?;
+    // What is removed is free again two batches later.
+    let spare = if args.op == Op::Churn {
+        2 * args.batch * args.threads
+    } else {
+        0
+    };
+    let contender = C::create(args.flows + spare as u32, args.threads, args.seed)?;
     let barrier = Barrier::new(args.threads);
     let slices: Vec<Slices> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..args.threads)
@@ -169,14 +175,16 @@ fn work(args: &Args, hand: &mut impl Hand, thread: usize, barrier: &Barrier) -> 
     if args.op == Op::Churn {
         let (mut oldest, mut next) = (mine.start, args.flows + thread as u32);
         let mut live: std::collections::VecDeque<u32> = mine.collect();
+        let slice = CHURN_SLICE.next_multiple_of(args.batch as u64);
         while goes_on(&slices) {
             let mut failed = None;
             let took = clean(|| {
                 let start = clock::tsc();
-                for count in 0..CHURN_SLICE {
+                for count in 0..slice {
                     oldest = live.pop_front().expect("as many are inserted as removed");
                     if let Err(error) = hand.remove(oldest).and_then(|()| hand.insert(next)) {
                         failed = Some(error);
+                        break;
                     }
                     live.push_back(next);
                     next = next.wrapping_add(args.threads as u32);
@@ -189,7 +197,7 @@ fn work(args: &Args, hand: &mut impl Hand, thread: usize, barrier: &Barrier) -> 
             if let Some(error) = failed {
                 return Err(error);
             }
-            slices.push(CHURN_SLICE, took);
+            slices.push(slice, took);
         }
         return Ok(slices);
     }

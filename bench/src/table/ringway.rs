@@ -26,10 +26,10 @@ pub(crate) struct RingwayHand {
 impl Contender for Ringway {
     type Hand<'a> = RingwayHand;
 
-    fn create(flows: u32, threads: usize, seed: u64) -> Result<Self> {
+    fn create(connections: u32, threads: usize, seed: u64) -> Result<Self> {
         let domain = Quiescence::new(threads);
         let config = Config {
-            capacity: flows,
+            capacity: connections,
             seed: seed.into(),
             user_words: 0,
         };
