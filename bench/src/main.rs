@@ -34,13 +34,13 @@ fn main() -> ExitCode {
     };
     match run(&command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => match error.downcast_ref::<Usage>() {
-            Some(usage) => refused(&usage.0),
-            None => {
-                eprintln!("bench: {error:#}");
-                ExitCode::FAILURE
+        Err(error) => {
+            if let Some(usage) = error.downcast_ref::<Usage>() {
+                return refused(&usage.0);
             }
-        },
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -86,6 +86,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::cast_precision_loss, reason = "small numbers")]
     fn zipf_draws_follow_the_law() {
         const DRAWS: usize = 200_000;
         let mut counts = vec![0usize; 1000];

@@ -1,9 +1,10 @@
 //! The flow table of this repository.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use flowtable::{Config, FlowHash, FlowRef, Memory, Quiescence, Share, TableV4, Worker, Writer};
+use flowtable::{Config, FlowHash, FlowRef, Memory, Quiescence, Refused, Share, TableV4, Worker, Writer};
 
 use super::contender::{Contender, Hand, Key, keys_of};
 
@@ -58,11 +59,20 @@ impl Contender for Ringway {
 }
 
 impl Hand for RingwayHand {
+    /// A full table is waited for: another thread may be off its processor, and what was removed is not free before it
+    /// has passed a batch.
     fn insert(&mut self, number: u32) -> Result<()> {
         let [key, reply] = keys_of(number);
-        self.writer
-            .insert(&key, &reply, |_| ())
-            .with_context(|| format!("inserting connection {number}"))?;
+        let mut inserted = self.writer.insert(&key, &reply, |_| ());
+        let mut end = None;
+        while inserted == Err(Refused::Full)
+            && Instant::now() < *end.get_or_insert_with(|| Instant::now() + WAIT_MAX)
+        {
+            self.pass();
+            std::thread::yield_now();
+            inserted = self.writer.insert(&key, &reply, |_| ());
+        }
+        inserted.with_context(|| format!("inserting connection {number}"))?;
         Ok(())
     }
 
@@ -91,3 +101,6 @@ impl Hand for RingwayHand {
         self.writer.maintain();
     }
 }
+
+/// Longer than any thread is kept off its processor.
+const WAIT_MAX: Duration = Duration::from_secs(10);
