@@ -47,12 +47,14 @@ fn ethernet(frame: &[u8], out: &mut Described) {
     put(out, format_args!("{} > {}", mac(6), mac(0)));
     let mut kind = [head[12], head[13]];
     if kind == [0x81, 0] {
+        let [tag_high, tag_low, high, low, inside @ ..] = rest else {
+            return out.faults.push("VLAN tag cut".into());
+        };
         put(
             out,
-            format_args!("vlan {}", u16::from_be_bytes([rest[0] & 0xf, rest[1]])),
+            format_args!("vlan {}", u16::from_be_bytes([tag_high & 0xf, *tag_low])),
         );
-        kind = [rest[2], rest[3]];
-        rest = &rest[4..];
+        (kind, rest) = ([*high, *low], inside);
     }
     match kind {
         [8, 0] => ipv4(rest, Place::Whole, out),

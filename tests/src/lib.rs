@@ -11,6 +11,7 @@ pub mod cases;
 pub mod check;
 pub mod cluster;
 pub mod dissect;
+pub mod fuzz;
 pub mod golden;
 pub mod interop;
 pub mod live;

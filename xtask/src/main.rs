@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod fuzz;
 mod golden;
 mod libtest;
 mod record;
@@ -26,6 +27,8 @@ enum Command {
     /// As root it starts the lab; otherwise it replays the captures of examples/two-nodes. The last line says
     /// `demo: passed` or `demo: failed: WHAT`.
     Demo(demo::Options),
+    /// Run every fuzz target of tests/fuzz, one after another. Needs a nightly toolchain and cargo-fuzz.
+    Fuzz(fuzz::Options),
     /// Record the captures of examples/two-nodes anew from the lab, and their verdicts. Needs root and tcpdump.
     Record {
         /// Use programs built without optimisation
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
     match Command::parse() {
         Command::Test(options) => check::run(&options),
         Command::Demo(options) => demo::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Record { debug_build } => record::run(debug_build),
         Command::Golden(options) => golden::run(&options),
         Command::Traffic(role) => match traffic::run(&role) {
