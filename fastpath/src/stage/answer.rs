@@ -1,7 +1,7 @@
 //! Answer: ARP, neighbour discovery and echo on links whose other end is a pod or this node's kernel.
 //!
 //! Reads the question, its port. Sets nothing but the frame. Verdicts: tx with the answer, drop `not-for-us` where silence is
-//! right, `malformed`, `no-buffer`.
+//! right, `malformed`, `no-buffer`, `too-big`.
 
 use super::{Inbound, NOTHING, Pass, Place};
 use crate::answer::{Link, Reply, arp, echo, nd};
@@ -43,7 +43,10 @@ impl<O: Observer> Pass<'_, O> {
             place,
             ..
         } = inbound;
-        if echo::answer_in_place(
+        // The answer is as long as the question, and need not fit because that came through.
+        if place.packet.total_len > u32::from(port.mtu) {
+            self.drop_frame(frame, number, DropReason::TooBig, NOTHING);
+        } else if echo::answer_in_place(
             self.memory,
             &mut frame,
             usize::from(place.l3),

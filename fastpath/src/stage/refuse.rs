@@ -62,6 +62,11 @@ impl<O: Observer> Pass<'_, O> {
             None => reset::answer(&NO_LINK, &packet, l3),
             Some(problem) => {
                 let own = own_address(back, src.is_ipv4(), self.snapshot);
+                // The error has to fit the way back, which a tunnel over a small link makes narrower than 1280 bytes.
+                let room = usize::from(self.snapshot.adjacency(back).mtu)
+                    .saturating_sub(ERROR_HEADERS_LEN)
+                    .max(QUOTED_LEN_MIN);
+                let l3 = l3.get(..room).unwrap_or(l3);
                 self.icmp_errors
                     .answer(self.now_ns, &NO_LINK, own, &packet, l3, problem)
                     .ok()
@@ -145,6 +150,10 @@ pub(super) fn node_address(is_v4: bool, snapshot: &Snapshot) -> Option<IpAddr> {
         .find(|address| address.is_ipv4() == is_v4)
 }
 
+/// Headers before what an ICMPv6 error quotes; an IPv4 one has 20 bytes less.
+const ERROR_HEADERS_LEN: usize = 48;
+/// All headers that one who gets an error needs, whatever the link.
+const QUOTED_LEN_MIN: usize = 128;
 /// The link header of answers is the adjacency's; what this one writes is cut off.
 const NO_LINK: Link = Link {
     own_mac: Mac::ZERO,

@@ -217,3 +217,13 @@ fn an_echo_from_the_other_end_is_no_reply_to_ours() {
             .dropped_silently("no-flow");
     }
 }
+
+/// Found by the `pipeline` fuzz target: the answer is as long as the question, which its link need not carry.
+#[test]
+fn an_echo_to_the_gateway_that_does_not_fit_the_link_is_not_answered() {
+    let mut lab = Lab::new();
+    let ping = echo("10.244.1.6", "169.254.1.1", 7);
+    assert_eq!(lab.send("client", &ping.clone().payload(1450 - 28)).verdict, "tx");
+    lab.send("client", &ping.payload(1450 - 27))
+        .dropped_silently("too-big");
+}

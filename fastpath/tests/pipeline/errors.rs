@@ -46,6 +46,24 @@ fn too_big_is_answered_with_the_mtu_of_the_way() {
     }
 }
 
+/// Found by the `pipeline` fuzz target: an error of 1280 bytes into a tunnel that carries 1230.
+#[test]
+fn an_error_fits_the_tunnel_that_it_goes_back_by() {
+    let f = Fam::V6;
+    let mut lab = Lab::new();
+    lab.change_underlay(|underlay| underlay.links[0].mtu = 1300);
+    let big = udp(&f.at(&f.pod(2, 9), 80), &f.at(&f.pod(1, 6), 4000)).payload(1403);
+    let line = lab.send_l3("uplink", &lab.vxlan(2, &big.l3()));
+    line.dropped("too-big");
+    let [(port, frame, _)] = &line.out[..] else {
+        panic!("one answer expected: {line:?}")
+    };
+    assert_eq!((port.as_str(), frame.len()), ("uplink", 14 + 1300));
+    let error = IcmpError::read(&inner_of_vxlan(frame, 2)).unwrap();
+    let about = &big.l3()[..1300 - 70 - 48];
+    assert_eq!(error, too_big(f, &f.tunnel(1), &f.pod(2, 9), 1450, about));
+}
+
 #[test]
 fn ipv4_that_may_be_cut_is_cut_before_encapsulation() {
     let f = Fam::V4;
