@@ -224,13 +224,18 @@ struct L4<'a> {
 impl L4<'_> {
     fn put(&self, out: &mut Described) {
         match self.proto {
-            4 => {
+            4 | 41 if !self.fragment => {
                 put(out, format_args!("|"));
-                ipv4(self.bytes, self.place, out);
-            }
-            41 => {
-                put(out, format_args!("|"));
-                ipv6(self.bytes, self.place, out);
+                let faults = out.faults.len();
+                if self.proto == 4 {
+                    ipv4(self.bytes, self.place, out);
+                } else {
+                    ipv6(self.bytes, self.place, out);
+                }
+                if self.place == Place::Quoted {
+                    // What stands inside the quoted packet is its sender's, and may be cut anywhere.
+                    out.faults.truncate(faults);
+                }
             }
             6 => self.tcp(out),
             17 => self.udp(out),

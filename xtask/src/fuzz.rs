@@ -90,7 +90,12 @@ fn fuzz(target: &str, options: &Options) -> Result<()> {
     libfuzzer(
         target,
         &[&found, &committed],
-        &[&seconds, "-timeout=20", "-rss_limit_mb=2048", "-malloc_limit_mb=512"],
+        &[
+            &seconds,
+            "-timeout=20",
+            "-rss_limit_mb=2048",
+            "-malloc_limit_mb=512",
+        ],
     )
     .context("an input broke a promise: it is in tests/fuzz/artifacts")?;
     if options.minimize {
@@ -108,7 +113,10 @@ fn fuzz(target: &str, options: &Options) -> Result<()> {
         fs::create_dir_all(&committed)?;
         for entry in fs::read_dir(&minimal)? {
             let path = entry?.path();
-            fs::copy(&path, committed.join(path.file_name().context("a file without a name")?))?;
+            fs::copy(
+                &path,
+                committed.join(path.file_name().context("a file without a name")?),
+            )?;
         }
     }
     Ok(())

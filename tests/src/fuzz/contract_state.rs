@@ -20,8 +20,16 @@ use super::pipeline::{cluster, underlay};
 pub fn run(bytes: &[u8]) {
     let mut input = Input(bytes);
     let options = input.byte();
-    let mut state = if options & 1 == 0 { cluster() } else { State::default() };
-    let underlay = if options & 2 == 0 { underlay() } else { Underlay::default() };
+    let mut state = if options & 1 == 0 {
+        cluster()
+    } else {
+        State::default()
+    };
+    let underlay = if options & 2 == 0 {
+        underlay()
+    } else {
+        Underlay::default()
+    };
     if state.merge(message(&mut input)).is_err() {
         return;
     }
@@ -80,8 +88,9 @@ fn take(state: &mut State, snapshot: &mut Snapshot, delta: &Delta, underlay: &Un
     let merged = merged.unwrap_or_else(|error| panic!("fastpath takes what the reference refuses: {error}"));
     let valid = ValidState::try_from(merged.clone())
         .unwrap_or_else(|invalid| panic!("fastpath takes a delta that leads to what is invalid: {invalid}"));
-    let whole = compile::compile(&valid, underlay)
-        .unwrap_or_else(|error| panic!("fastpath takes a delta that leads to what does not compile: {error}"));
+    let whole = compile::compile(&valid, underlay).unwrap_or_else(|error| {
+        panic!("fastpath takes a delta that leads to what does not compile: {error}")
+    });
     same(&applied, &whole.snapshot);
     (*state, *snapshot) = (merged, applied);
 }
@@ -97,7 +106,13 @@ fn same(a: &Snapshot, b: &Snapshot) {
         let other = b.port_by_name(&port.name).expect("a port in both");
         assert_eq!(
             (port.kind, port.own_mac, port.peer_mac, port.mtu, &port.addresses),
-            (other.kind, other.own_mac, other.peer_mac, other.mtu, &other.addresses)
+            (
+                other.kind,
+                other.own_mac,
+                other.peer_mac,
+                other.mtu,
+                &other.addresses
+            )
         );
         for address in port.addresses.iter() {
             assert_eq!(a.route(*address).pool, b.route(*address).pool);

@@ -42,7 +42,11 @@ pub fn run(bytes: &[u8]) {
         }
     }
     let options = Options {
-        mode: if options & 2 == 2 { Mode::Live } else { Mode::Replay },
+        mode: if options & 2 == 2 {
+            Mode::Live
+        } else {
+            Mode::Replay
+        },
         ..Options::default()
     };
     let nodes: Vec<_> = objects.nodes.keys().map(|name| name.name.clone()).collect();

@@ -5,7 +5,13 @@
 
 mod change;
 #[path = "../../../../fastpath/tests/pipeline/cluster.rs"]
-#[allow(missing_docs, dead_code, unreachable_pub, clippy::unwrap_used, reason = "made for fastpath's own tests")]
+#[allow(
+    missing_docs,
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "made for fastpath's own tests"
+)]
 mod cluster;
 mod node;
 mod oracle;

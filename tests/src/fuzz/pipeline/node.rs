@@ -250,7 +250,10 @@ impl Node {
         let compiled = if state_differs(&self.state, &state) {
             let compiled = if what & 0x80 == 0 {
                 let delta = control::diff::delta(&self.state, &state);
-                compile::apply(&self.snapshot, &ValidDelta::try_from(delta).expect("a valid delta"))
+                compile::apply(
+                    &self.snapshot,
+                    &ValidDelta::try_from(delta).expect("a valid delta"),
+                )
             } else {
                 compile::replace(
                     &self.snapshot,
@@ -308,7 +311,11 @@ impl Node {
                 Some(Verdict::Drop(_)) => 0,
                 None => panic!("packet {number} has no verdict at the end"),
             };
-            assert_eq!(packet.left, left, "frames of packet {number}, {:?}", packet.verdict);
+            assert_eq!(
+                packet.left, left,
+                "frames of packet {number}, {:?}",
+                packet.verdict
+            );
         }
         let conservation = self.worker.counters().conservation();
         assert_eq!((conservation.tx, conservation.punt), (tx, punt));

@@ -36,7 +36,19 @@ pub(super) fn step(input: &mut Input<'_>, node: &mut Node) {
     }
 }
 
-const DELAYS_MS: &[u64] = &[1, 0, 100, 1_000, 3_000, 11_000, 31_000, 61_000, 200_000, 9_000_000, 4_294_967_290];
+const DELAYS_MS: &[u64] = &[
+    1,
+    0,
+    100,
+    1_000,
+    3_000,
+    11_000,
+    31_000,
+    61_000,
+    200_000,
+    9_000_000,
+    4_294_967_290,
+];
 
 /// An IP packet from `sender`, in the tunnel that it stands at the other end of.
 fn send(input: &mut Input<'_>, node: &mut Node, sender: Sender, mut l3: Vec<u8>) {
@@ -94,7 +106,11 @@ fn in_vxlan(outer: Fam, from: u8, inner: &[u8], inner_v6: bool) -> Vec<u8> {
     let link = EtherHeader::new(
         Mac([0x66, 0, 0, 0, 0, 1]),
         Mac([0x66, 0, 0, 0, 0, from]),
-        if inner_v6 { EtherType::IPV6 } else { EtherType::IPV4 },
+        if inner_v6 {
+            EtherType::IPV6
+        } else {
+            EtherType::IPV4
+        },
     );
     let (vni, len, source_port) = (
         4096.try_into().expect("24 bits"),
@@ -142,12 +158,7 @@ fn in_ipip(from: u8, inner: &[u8], inner_v6: bool) -> Vec<u8> {
     } else {
         wire::packet::Family::V4
     };
-    let template = ipip::outer(
-        src.parse().expect("IPv4"),
-        dst.parse().expect("IPv4"),
-        family,
-        64,
-    );
+    let template = ipip::outer(src.parse().expect("IPv4"), dst.parse().expect("IPv4"), family, 64);
     let outer = ipip::stamp(&template, inner.len() as u16, 0).unwrap_or(template);
     [outer.as_bytes(), inner].concat()
 }
@@ -314,6 +325,11 @@ fn arp(input: &mut Input<'_>, node: &mut Node) {
     frame.extend([0, 1, 8, 0, 6, 4, 0, kind >> 2 & 3]);
     frame.extend_from_slice(&frame.clone()[6..12]);
     frame.extend([10, 244, 1, input.byte(), 0, 0, 0, 0, 0, 0]);
-    frame.extend(input.pick(&[[169, 254, 1, 1], [10, 244, 1, 5], [10, 244, 1, 6], [192, 168, 0, 1]]));
+    frame.extend(input.pick(&[
+        [169, 254, 1, 1],
+        [10, 244, 1, 5],
+        [10, 244, 1, 6],
+        [192, 168, 0, 1],
+    ]));
     node.feed(port, &frame);
 }

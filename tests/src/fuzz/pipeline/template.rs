@@ -162,7 +162,14 @@ pub(super) fn packets(input: &mut Input<'_>, sender: Sender) -> Vec<Vec<u8>> {
     }
 }
 
-fn head(kind: u8, f: Fam, sport: u16, dport: u16, len: usize, input: &mut Input<'_>) -> (IpProtocol, Vec<u8>) {
+fn head(
+    kind: u8,
+    f: Fam,
+    sport: u16,
+    dport: u16,
+    len: usize,
+    input: &mut Input<'_>,
+) -> (IpProtocol, Vec<u8>) {
     let (sport, dport) = (Port::new(sport), Port::new(dport));
     let echo = |reply: bool| {
         let (proto, kind) = match (f, reply) {
@@ -220,7 +227,10 @@ pub(super) fn repair(l3: &mut [u8]) {
     }
     let end = packet.total_len as usize;
     if packet.proto == IpProtocol::SCTP {
-        if let Some(l4) = l3.get_mut(usize::from(packet.l4_offset)..end).filter(|l4| l4.len() >= 12) {
+        if let Some(l4) = l3
+            .get_mut(usize::from(packet.l4_offset)..end)
+            .filter(|l4| l4.len() >= 12)
+        {
             wire::sctp::write_checksum(l4);
         }
     } else {
