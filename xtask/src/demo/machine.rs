@@ -68,7 +68,7 @@ pub(crate) fn build(debug: bool) -> Result<PathBuf> {
         .context("this program is in a target directory")?;
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    let profile = if debug { "dev" } else { "release" };
+    let profile = if debug { "dev" } else { "demo" };
     command
         .args(["build", "--bins", "--profile", profile])
         .current_dir(workspace());
@@ -76,5 +76,5 @@ pub(crate) fn build(debug: bool) -> Result<PathBuf> {
         command.args(["--package", package]);
     }
     process::run(command.arg("--target-dir").arg(target))?;
-    Ok(target.join(if debug { "debug" } else { "release" }))
+    Ok(target.join(if debug { "debug" } else { "demo" }))
 }
