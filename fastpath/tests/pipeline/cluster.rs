@@ -75,6 +75,7 @@ pub fn net(text: &str) -> proto::Prefix {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the type of the field that it fills")]
 pub fn origin(kind: &str, name: &str) -> Option<proto::Origin> {
     Some(proto::Origin {
         group: String::new(),
@@ -336,6 +337,7 @@ impl Rule {
 }
 
 /// One tier with these policies, default deny.
+#[expect(clippy::unnecessary_wraps, reason = "the type of the field that it fills")]
 pub fn attach(policies: &[&str]) -> Option<proto::PolicyAttachment> {
     let tier = proto::Tier {
         name: "default".into(),

@@ -129,7 +129,7 @@ fn a_pod_elsewhere_that_asked_the_nodes_own_address_is_answered_plainly_and_with
             |underlay| {
                 underlay
                     .routes
-                    .retain(|route| route.next_hops.iter().all(|hop| hop.gateway.is_some()))
+                    .retain(|route| route.next_hops.iter().all(|hop| hop.gateway.is_some()));
             },
         );
         lab.send("host", &echo_reply(&node, &b, 7))

@@ -38,7 +38,9 @@ pub fn run(input: &[u8]) {
     }
     let Ok(Some(message)) = found else { return };
     let options = match message {
-        Message::RouterSolicitation(options) | Message::RouterAdvertisement(_, options) => options,
+        Message::RouterSolicitation(options)
+        | Message::RouterAdvertisement(_, options)
+        | Message::NeighbourAdvertisement { options, .. } => options,
         Message::NeighbourSolicitation {
             target,
             is_probe,
@@ -66,7 +68,6 @@ pub fn run(input: &[u8]) {
             }
             options
         }
-        Message::NeighbourAdvertisement { options, .. } => options,
         Message::Redirect => return,
     };
     for (_, option) in options {

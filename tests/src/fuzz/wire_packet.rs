@@ -32,7 +32,7 @@ fn arp(bytes: &[u8]) {
 fn ip(l3: &[u8]) {
     // The checksum is made right on every second input, or the fuzzer would rarely come behind it.
     let mut repaired = l3.to_vec();
-    if l3.len() % 2 == 0
+    if l3.len().is_multiple_of(2)
         && let Some(first) = l3.first()
         && let Some(header) = repaired.get_mut(..usize::from(first & 0x0f) * 4)
         && first >> 4 == 4
@@ -77,9 +77,9 @@ fn ip(l3: &[u8]) {
                 unreachable!("just written")
             };
             if packet.proto == IpProtocol::UDP {
-                delta.apply_udp(field)
+                delta.apply_udp(field);
             } else {
-                delta.apply(field)
+                delta.apply(field);
             }
             assert!(packet.l4_checksum_is_valid(&bytes));
         }

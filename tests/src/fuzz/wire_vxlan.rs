@@ -23,14 +23,14 @@ pub fn run(bytes: &[u8]) {
     let stamped = v4.stamp(inner_len, port, tos);
     assert_eq!(stamped.is_some(), inner.len() + OUTER_V4_LEN <= 65_535);
     if let Some(outer) = stamped {
-        check([outer.as_bytes(), inner].concat(), inner, vni, port, tos);
+        check(&[outer.as_bytes(), inner].concat(), inner, vni, port, tos);
     }
     let v6 = OuterV6::new([1; 16].into(), [2; 16].into(), PORT, vni, 64);
     let stamped = v6.stamp(inner_len, port, tos);
     assert_eq!(stamped.is_some(), inner.len() + OUTER_V6_LEN - 40 <= 65_535);
     if let Some(mut outer) = stamped {
         outer.set_checksum(Sum::of(inner));
-        check([outer.as_bytes(), inner].concat(), inner, vni, port, tos);
+        check(&[outer.as_bytes(), inner].concat(), inner, vni, port, tos);
     }
 
     for family in [Family::V4, Family::V6] {
@@ -47,11 +47,11 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-fn check(bytes: Vec<u8>, inner: &[u8], vni: Vni, port: Port, tos: u8) {
-    let packet = parse_l3(&bytes).expect("what we write is a packet");
+fn check(bytes: &[u8], inner: &[u8], vni: Vni, port: Port, tos: u8) {
+    let packet = parse_l3(bytes).expect("what we write is a packet");
     assert_eq!((packet.sport, packet.dport, packet.tos), (port, PORT, tos));
-    assert!(packet.l4_checksum_is_valid(&bytes));
-    assert_eq!(decapsulate(&bytes), Some((vni, inner)));
+    assert!(packet.l4_checksum_is_valid(bytes));
+    assert_eq!(decapsulate(bytes), Some((vni, inner)));
 }
 
 /// What the uplink does with a packet for the tunnel.

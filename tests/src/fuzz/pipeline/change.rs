@@ -59,7 +59,7 @@ impl Toggles {
             rules: 64,
             fragments: 8,
             fragments_per_source: 4,
-            redecisions_per_batch: if self.on(switch::ONE_REDECISION) { 1 } else { 0 },
+            redecisions_per_batch: u32::from(self.on(switch::ONE_REDECISION)),
             ..Default::default()
         });
         if self.on(switch::SHORT_TIMEOUTS) {
