@@ -10,7 +10,7 @@ pub mod frame;
 pub mod merge;
 
 /// The messages of `ringway.proto`, generated at build.
-#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
+#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, rustdoc::all)]
 pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/ringway.v1.rs"));
 }

@@ -94,21 +94,29 @@ struct Fastpath {
 }
 
 impl Fastpath {
+    /// Welcomes the next control that lives: a killed one may have left a connection, and its Hello, in the queue.
     fn accept(listener: &UnixListener) -> Self {
-        let (stream, _) = listener.accept().unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut fastpath = Self {
-            stream,
-            state: proto::State::default(),
-        };
-        assert!(matches!(fastpath.receive(), To::Hello(_)));
-        let welcome = proto::Welcome {
-            protocol: contract::PROTOCOL,
-            needs_snapshot: true,
-            ..Default::default()
-        };
-        fastpath.send(From::Welcome(welcome));
-        fastpath
+        loop {
+            let (stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut fastpath = Self {
+                stream,
+                state: proto::State::default(),
+            };
+            let Ok(Some(hello)) = frame::read::<proto::ToFastpath>(&mut fastpath.stream) else {
+                continue;
+            };
+            assert!(matches!(hello.body, Some(To::Hello(_))));
+            let welcome = From::Welcome(proto::Welcome {
+                protocol: contract::PROTOCOL,
+                needs_snapshot: true,
+                ..Default::default()
+            });
+            let welcome = proto::FromFastpath { body: Some(welcome) };
+            if frame::write(&mut fastpath.stream, &welcome).is_ok() {
+                return fastpath;
+            }
+        }
     }
 
     fn receive(&mut self) -> To {

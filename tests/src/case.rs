@@ -121,7 +121,7 @@ impl Case {
 }
 
 impl Step {
-    /// Leaves by `port`, and reads like `pattern` there (see [`matches`]). Again for every further frame.
+    /// Leaves by `port`, and reads like `pattern` there (see `matches`). Again for every further frame.
     pub fn tx(&mut self, port: &str, pattern: impl Into<String>) -> &mut Self {
         self.decide("tx", None);
         self.out.push((port.to_owned(), pattern.into()));
