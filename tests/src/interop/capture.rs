@@ -62,7 +62,8 @@ impl Capture {
 /// When tshark fails.
 pub fn fields(file: &Path, filter: &str, fields: &[&str]) -> Vec<String> {
     let mut command = Command::new("tshark");
-    command.args(["-n", "-r"]).arg(file);
+    // Random bytes to a port that HTTP uses are no HTTP.
+    command.args(["-n", "--disable-protocol", "http", "-r"]).arg(file);
     for checksum in [
         "ip.check_checksum:TRUE",
         "tcp.check_checksum:TRUE",
