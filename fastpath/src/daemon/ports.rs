@@ -193,7 +193,7 @@ impl Ports {
         .filter(|name| !name.is_empty())
     }
 
-    fn open(&self, port: &Port, mirror: &Mirror, workers: &[WorkerThread]) -> Result<Live, String> {
+    fn open(&mut self, port: &Port, mirror: &Mirror, workers: &[WorkerThread]) -> Result<Live, String> {
         let interface = self
             .interface(port)
             .ok_or("no interface is configured for it")?
@@ -230,29 +230,23 @@ impl Ports {
             groups[worker].push(opened);
         }
         let mode = groups[0][0].mode();
+        let groups: Vec<QueueGroup> = groups
+            .into_iter()
+            .map(QueueGroup::new)
+            .collect::<Result<_, _>>()
+            .map_err(|e| e.to_string())?;
         let heartbeats: Option<Heartbeats> = match &program {
             Program::Steer(steer) => Some(steer.heartbeats()),
             Program::All(_) => None,
         };
         for (worker, group) in workers.iter().zip(groups) {
-            let group = QueueGroup::new(group).map_err(|e| e.to_string())?;
             // A worker that is gone ends the process by itself.
             worker.handle.send(Command::AddPort(port.id, group));
             if let Some(heartbeats) = &heartbeats {
                 worker.handle.send(Command::Beat(heartbeats.clone()));
             }
         }
-        // Only now may packets come: the workers poll.
-        for (queue, socket) in sockets.iter().enumerate() {
-            match &program {
-                Program::Steer(steer) => steer.set_socket(queue as u16, socket.as_fd()),
-                Program::All(all) => all.set_socket(queue as u16, socket.as_fd()),
-            }
-            .map_err(|e| {
-                format!("{interface} queue {queue}: the socket can't be entered in the XSKMAP: {e}")
-            })?;
-        }
-        Ok(Live {
+        let live = Live {
             name: Arc::clone(&port.name),
             interface,
             index: facts.index,
@@ -260,12 +254,30 @@ impl Ports {
             queues,
             sockets,
             program,
-        })
+        };
+        // Only now may packets come: the workers poll.
+        if let Err(message) = live.take_packets() {
+            drop(live);
+            self.take_back(port.id, workers);
+            return Err(message);
+        }
+        Ok(live)
+    }
+
+    /// Has the workers close a port. Its sockets are to be closed here before: a socket lives while any descriptor of it is open,
+    /// and a worker that has closed its own takes the chunks back that the kernel would still receive into.
+    fn take_back(&mut self, id: PortId, workers: &[WorkerThread]) {
+        for worker in workers {
+            let (give, given_back) = bounded(1);
+            worker.handle.send(Command::RemovePort(id, give));
+            self.leaving.push(given_back);
+        }
     }
 
     fn close(&mut self, id: PortId, mirror: &Mirror, workers: &[WorkerThread]) -> Option<PortChange> {
         let live = self.live.remove(&id)?;
         tracing::info!(port = %live.name, interface = live.interface, "port closes");
+        drop(live.sockets);
         // A pod that is not wanted but still there reaches nothing: its program stays, without sockets.
         if mirror
             .link(&live.interface)
@@ -275,11 +287,7 @@ impl Ports {
         {
             tracing::warn!(interface = live.interface, %error, "a pin stays behind");
         }
-        for worker in workers {
-            let (give, given_back) = bounded(1);
-            worker.handle.send(Command::RemovePort(id, give));
-            self.leaving.push(given_back);
-        }
+        self.take_back(id, workers);
         Some(PortChange {
             name: live.name,
             live: false,
@@ -289,6 +297,21 @@ impl Ports {
 }
 
 impl Live {
+    /// Enters the sockets in the program's XSKMAP.
+    fn take_packets(&self) -> Result<(), String> {
+        for (queue, socket) in self.sockets.iter().enumerate() {
+            match &self.program {
+                Program::Steer(steer) => steer.set_socket(queue as u16, socket.as_fd()),
+                Program::All(all) => all.set_socket(queue as u16, socket.as_fd()),
+            }
+            .map_err(|e| {
+                let interface = &self.interface;
+                format!("{interface} queue {queue}: the socket can't be entered in the XSKMAP: {e}")
+            })?;
+        }
+        Ok(())
+    }
+
     fn kernel_lost(&self) -> u64 {
         self.sockets
             .iter()
