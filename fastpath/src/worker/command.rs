@@ -111,7 +111,11 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
             self.ports.resize_with(port.index() + 1, || None);
         }
         self.outbox.add_port(port, io.capabilities());
-        self.ports[port.index()] = Some(io);
+        if let Some(old) = self.ports[port.index()].replace(io) {
+            // Its chunks come back as from one that was asked for, though nobody wants the port itself.
+            let (nobody, _) = crossbeam::channel::bounded(1);
+            self.closing.push((old, nobody));
+        }
         if !self.order.contains(&port) {
             self.order.push(port);
         }

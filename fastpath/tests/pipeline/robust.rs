@@ -41,6 +41,19 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
+#[test]
+fn a_port_in_place_of_another_leaves_no_chunk_behind() {
+    let mut lab = Lab::new();
+    let port = lab.port("client");
+    let free = lab.worker.memory().free_chunks();
+    let (memory, ring) = lab.worker.port_mut(port).unwrap();
+    assert!(ring.feed_copy(memory, &[0; 60], 0));
+    lab.worker.add_port(port, RingPort::new(64));
+    lab.poll();
+    assert_eq!(lab.worker.memory().free_chunks(), free);
+    lab.assert_counters(&[]);
+}
+
 /// A worker that nobody watches, on the tests' cluster with one Service.
 fn plain_worker() -> (Worker<RingPort, Unobserved>, fastpath::snapshot::Snapshot) {
     let mut state = cluster::cluster();
