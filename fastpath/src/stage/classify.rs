@@ -17,7 +17,7 @@ use crate::flow::key::tuple_of_packet;
 use crate::flow::{Ingress, Tuple, Zone};
 use crate::observe::{Fate, Observer};
 use crate::port::PortId;
-use crate::snapshot::{AdjacencyId, PortKind, RouteTarget};
+use crate::snapshot::{AdjacencyId, PortKind, RouteTarget, Snapshot};
 use crate::verdict::{DropReason, PuntReason};
 
 impl<O: Observer> Pass<'_, O> {
@@ -101,40 +101,7 @@ impl<O: Observer> Pass<'_, O> {
 
     /// May this source come in here?
     pub(super) fn source_is_right(&self, ingress: Ingress, src: IpAddr) -> Result<(), DropReason> {
-        let snapshot = self.snapshot;
-        let right = match ingress {
-            Ingress::Port(port) => match snapshot.port(port) {
-                Some(port) if port.kind == PortKind::Pod => is_source_of(src, port),
-                // The kernel speaks for itself and for what is behind it, not for pods.
-                _ => !matches!(
-                    snapshot.route(src).target,
-                    RouteTarget::LocalPod(_) | RouteTarget::RemotePod { .. }
-                ),
-            },
-            Ingress::Tunnel(peer) => {
-                return if snapshot.peer_owns(peer, src) {
-                    Ok(())
-                } else {
-                    Err(DropReason::TunnelSpoofed)
-                };
-            }
-            Ingress::Uplink => {
-                let route = snapshot.route(src);
-                let is_ours = matches!(route.target, RouteTarget::LocalPod(_) | RouteTarget::ThisNode);
-                // The pool's demand, less what the block's owner is reached by.
-                let plain_is_fine = matches!(
-                    route.target,
-                    RouteTarget::RemotePod { tunnel: None, .. } | RouteTarget::PeerNode(_)
-                );
-                let demands_tunnel = route.pool.is_some_and(|pool| pool.demands_tunnel);
-                !is_ours && (!demands_tunnel || plain_is_fine)
-            }
-        };
-        if right {
-            Ok(())
-        } else {
-            Err(DropReason::SpoofedSource)
-        }
+        source_is_right(self.snapshot, ingress, src)
     }
 
     /// A packet from outside may belong to a flow whose replies were expected by another way (plain instead of by tunnel).
@@ -192,6 +159,43 @@ impl<O: Observer> Pass<'_, O> {
         self.snapshot
             .port(port)
             .is_some_and(|port| port.kind == PortKind::Pod)
+    }
+}
+
+/// May this source come in here?
+pub(super) fn source_is_right(snapshot: &Snapshot, ingress: Ingress, src: IpAddr) -> Result<(), DropReason> {
+    let right = match ingress {
+        Ingress::Port(port) => match snapshot.port(port) {
+            Some(port) if port.kind == PortKind::Pod => is_source_of(src, port),
+            // The kernel speaks for itself and for what is behind it, not for pods.
+            _ => !matches!(
+                snapshot.route(src).target,
+                RouteTarget::LocalPod(_) | RouteTarget::RemotePod { .. }
+            ),
+        },
+        Ingress::Tunnel(peer) => {
+            return if snapshot.peer_owns(peer, src) {
+                Ok(())
+            } else {
+                Err(DropReason::TunnelSpoofed)
+            };
+        }
+        Ingress::Uplink => {
+            let route = snapshot.route(src);
+            let is_ours = matches!(route.target, RouteTarget::LocalPod(_) | RouteTarget::ThisNode);
+            // The pool's demand, less what the block's owner is reached by.
+            let plain_is_fine = matches!(
+                route.target,
+                RouteTarget::RemotePod { tunnel: None, .. } | RouteTarget::PeerNode(_)
+            );
+            let demands_tunnel = route.pool.is_some_and(|pool| pool.demands_tunnel);
+            !is_ours && (!demands_tunnel || plain_is_fine)
+        }
+    };
+    if right {
+        Ok(())
+    } else {
+        Err(DropReason::SpoofedSource)
     }
 }
 

@@ -8,6 +8,7 @@
 use flowtable::{Both, Decision, Direction, FlowRef};
 use wire::{IpProtocol, Port};
 
+use super::classify::source_is_right;
 use super::decide::{Plan, Question, Refusal, decide};
 use super::refuse::Answer;
 use super::snat::write_plan;
@@ -69,6 +70,11 @@ impl<O: Observer> Pass<'_, O> {
                 established: Some(to),
                 affine: None,
             };
+            // Its port or node may be another one's by now, which must not go on with the connections of the former.
+            if source_is_right(snapshot, from.zone.ingress(), from.src).is_err() {
+                outcome = Redecided::Gone;
+                return Decision::Remove;
+            }
             let decided = decide(&question, snapshot, rng);
             let stamp = |shards| shared.generations().stamp(shards).0;
             let (decision, what) = match decided {

@@ -4,9 +4,9 @@ use wire::Mac;
 use wire::ethernet::{EtherHeader, EtherType};
 use zerocopy::IntoBytes;
 
-use crate::cluster::{BOTH, Fam, pod_mac};
+use crate::cluster::{BOTH, Fam, pod, pod_mac};
 use crate::lab::Lab;
-use crate::packet::{L4, Pkt, echo, echo_reply, syn, udp};
+use crate::packet::{L4, Pkt, echo, echo_reply, syn, tcp, udp};
 
 #[test]
 fn a_pod_sends_from_its_own_addresses_and_mac_alone() {
@@ -49,6 +49,22 @@ fn another_pods_tuple_does_not_ride_on_its_flow() {
         lab.send("uplink", &syn(&a, &b))
             .dropped_silently("spoofed-source");
         lab.send("host", &syn(&a, &b)).dropped_silently("spoofed-source");
+    }
+}
+
+/// Ports are numbered anew: what a pod that is gone left behind is not its successor's.
+#[test]
+fn a_pod_does_not_inherit_the_connections_of_one_that_had_its_port() {
+    for f in BOTH {
+        let mut lab = Lab::new();
+        let (a, b) = (f.at(&f.pod(1, 6), 4000), f.at(&f.outside(), 80));
+        lab.send("client", &syn(&a, &b)).packet();
+        let port = lab.port("client");
+        lab.change(|state| state.ports.retain(|port| port.name != "pod:default/client"));
+        lab.change(|state| state.ports.push(pod("thief", 8)));
+        assert_eq!(lab.port("thief"), port, "the number is used again");
+        lab.send("thief", &tcp(&a, &b)).dropped_silently("spoofed-source");
+        assert_eq!(lab.live(), 0);
     }
 }
 
