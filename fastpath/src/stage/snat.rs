@@ -26,7 +26,8 @@ pub(crate) enum Installed {
     Refused(DropReason),
 }
 
-/// Destinations towards which no source port was free a moment ago: not searched again within the millisecond.
+/// Destinations towards which no source port was free a moment ago: a search that fails looks at every port of the range, so
+/// it is not made again for [`EXHAUSTED_MS`], or one pod that took them all would keep the worker searching.
 #[derive(Debug, Default)]
 pub(crate) struct Exhausted {
     at_ms: u32,
@@ -36,11 +37,11 @@ pub(crate) struct Exhausted {
 
 impl Exhausted {
     fn contains(&self, now_ms: u32, to: &Tuple) -> bool {
-        self.at_ms == now_ms && self.destinations.contains(&Some(Self::key(to)))
+        self.is_recent(now_ms) && self.destinations.contains(&Some(Self::key(to)))
     }
 
     fn insert(&mut self, now_ms: u32, to: &Tuple) {
-        if self.at_ms != now_ms {
+        if !self.is_recent(now_ms) {
             *self = Self {
                 at_ms: now_ms,
                 ..Self::default()
@@ -48,6 +49,10 @@ impl Exhausted {
         }
         self.destinations[self.next % self.destinations.len()] = Some(Self::key(to));
         self.next += 1;
+    }
+
+    fn is_recent(&self, now_ms: u32) -> bool {
+        now_ms.wrapping_sub(self.at_ms) < EXHAUSTED_MS
     }
 
     fn key(to: &Tuple) -> (IpAddr, IpAddr, u16, u8) {
@@ -169,11 +174,11 @@ impl<O: Observer> Pass<'_, O> {
         true
     }
 
-    /// Of a full table: what nobody answered goes first, what is established stays.
+    /// Of a full table: what nobody answered and which backend a client had go first, what is established stays.
     #[cold]
     fn make_room<L: Table<K, W>, const K: usize, const W: usize>(&mut self) -> bool {
         let (deadlines, now_ms, unanswered) = (self.deadlines, self.now_ms, self.shared.unanswered());
-        let (mut expired, mut evicted) = (0, 0);
+        let (mut expired, mut evicted, mut forgotten) = (0, 0, 0_i64);
         let swept = L::writer(self.flows).sweep(MAKE_ROOM_SLOTS, |connection| {
             let bits = Bits(connection.state().bits());
             let idle =
@@ -185,12 +190,17 @@ impl<O: Observer> Pass<'_, O> {
                 }
                 Sweep::Remove
             };
+            let is_room_made = evicted > 0 || forgotten > 0;
             if bits.has(Bits::AFFINITY) {
-                Sweep::Keep
+                if is_room_made {
+                    return Sweep::Keep;
+                }
+                forgotten += 1;
+                Sweep::Remove
             } else if idle >= deadlines.of(bits.state()) {
                 expired += 1;
                 end()
-            } else if !bits.has(Bits::ANSWERED) && evicted == 0 {
+            } else if !bits.has(Bits::ANSWERED) && !is_room_made {
                 evicted += 1;
                 end()
             } else {
@@ -199,6 +209,7 @@ impl<O: Observer> Pass<'_, O> {
         });
         self.counters.flows_expired.add(expired);
         self.counters.flows_evicted.add(evicted);
+        self.shared.count_affinities(-forgotten);
         swept.removed > 0
     }
 
@@ -284,5 +295,7 @@ pub(super) fn write_plan<L: Table<K, W>, const K: usize, const W: usize>(
 }
 
 const EXHAUSTED: Installed = Installed::Refused(DropReason::SnatExhausted);
+/// How long a search that failed is remembered: twenty searches a second cost a few per cent of a worker.
+const EXHAUSTED_MS: u32 = 50;
 /// Slots that a full table is searched for one that may go.
 const MAKE_ROOM_SLOTS: u32 = 256;

@@ -2,7 +2,7 @@
 
 use wire::tcp::TcpFlags;
 
-use crate::cluster::{BOTH, Fam, attach, policy, port_of};
+use crate::cluster::{BOTH, Fam, attach, backend, policy, port_of, service};
 use crate::lab::{Lab, Options};
 use crate::packet::{Pkt, echo, syn, syn_ack, tcp, udp};
 
@@ -152,6 +152,43 @@ fn a_full_table_keeps_what_was_answered_and_lets_the_unanswered_go() {
         }
         lab.advance_s(60.0);
         assert_eq!(lab.send("client", &udp(&a(5), &b)).verdict, "tx");
+    }
+}
+
+/// Clients from outside may be as many as they like, and each leaves an entry for hours.
+#[test]
+fn a_full_table_forgets_affinity_before_it_refuses_flows() {
+    for f in BOTH {
+        let options = Options {
+            connections: 16,
+            ..Options::default()
+        };
+        let mut lab = Lab::with_options(&options, |state| {
+            let mut sticky = service("web:tcp", 10, 6, 80, &backend(1, 5, 8080));
+            sticky.affinity_s = 10_800;
+            state.services.push(sticky);
+        });
+        let vip = f.at(&f.vip(10), 80);
+        for client in 0..30 {
+            let src = f.at(&f.outside().replace('9', &format!("{}", 20 + client)), 1000);
+            lab.send("uplink", &syn(&src, &vip));
+            // The flows go, the affinities stay.
+            lab.advance_s(20.0);
+            lab.worker.expire_all(lab.now_ns);
+        }
+        assert_eq!((lab.live(), lab.shared.flows_live()), (15, 0));
+        let b = f.at(&f.pod(1, 5), 80);
+        for n in 0..20 {
+            let a = f.at(&f.pod(1, 6), 4000 + n);
+            let line = lab.send("client", &udp(&a, &b));
+            if n < 16 {
+                assert_eq!(line.verdict, "tx", "{n}");
+                lab.send("web", &udp(&b, &a));
+                assert_eq!(lab.shared.flows_live(), u64::from(n) + 1);
+            } else {
+                line.dropped_silently("table-full");
+            }
+        }
     }
 }
 

@@ -59,6 +59,30 @@ fn ports_run_out_towards_one_destination_alone() {
     }
 }
 
+/// Or a pod that holds them all would cost a search of the whole range for each of its packets.
+#[test]
+fn a_search_that_failed_is_not_made_again_at_once() {
+    for f in BOTH {
+        let mut lab = Lab::with(few_ports(50000, 50003));
+        let b = f.at(&f.outside(), 53);
+        for port in 4000..4004 {
+            assert_eq!(
+                lab.send("client", &udp(&f.at(&f.pod(1, 6), port), &b)).verdict,
+                "tx"
+            );
+            lab.advance_s(1.0);
+        }
+        let late = udp(&f.at(&f.pod(1, 6), 4004), &b);
+        lab.advance_s(55.99);
+        lab.send("client", &late).dropped_silently("snat-exhausted");
+        // The first flow's time is up by now, and its port free: found by the next search.
+        lab.advance_s(0.03);
+        lab.send("client", &late).dropped_silently("snat-exhausted");
+        lab.advance_s(0.02);
+        assert_eq!(lab.send("client", &late).verdict, "tx");
+    }
+}
+
 #[test]
 fn echo_identifiers_are_translated() {
     for f in BOTH {
