@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use fastpath::io::netns::NetworkNamespace;
 use fastpath::io::poll;
-use fastpath::netlink::Mirror;
 use fastpath::netlink::host_port::{HostPort, HostRoute};
 use fastpath::netlink::mirror::PortInterfaces;
 use fastpath::netlink::socket::{EventSocket, Events};
+use fastpath::netlink::{Mirror, reserved_ports};
 
 /// Runs `test` in a fresh namespace, or says that it was skipped.
 fn in_namespace(test: impl FnOnce() + Send) {
@@ -256,6 +256,23 @@ fn the_host_port_is_made_routed_adopted_and_removed() {
         assert!(port.reconcile(&addresses, &routes).is_empty());
         port.remove().unwrap();
         assert!(!get("10.244.7.7").contains("ringway-host"));
+    });
+}
+
+#[test]
+fn the_kernel_gives_no_socket_a_reserved_port() {
+    in_namespace(|| {
+        let path = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+        ip("link set lo up");
+        std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "50000 50009").unwrap();
+        std::fs::write(path, "8080").unwrap();
+        assert!(reserved_ports::reserve(&(50_001..=60_000)).unwrap());
+        assert!(!reserved_ports::reserve(&(50_001..=60_000)).unwrap());
+        assert_eq!(std::fs::read_to_string(path).unwrap().trim(), "8080,50001-60000");
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let socket = std::net::UdpSocket::bind(any).unwrap();
+            assert_eq!(socket.local_addr().unwrap().port(), 50_000);
+        }
     });
 }
 

@@ -40,6 +40,12 @@ fn fastpath_is_killed_and_connections_go_on() {
         .map(|target| connect(&lab, "default/client", target))
         .collect();
     streams.iter().for_each(|stream| say(stream, 1).unwrap());
+    // The host's own, so many that a kernel that gave them ports of masquerade would give one to some.
+    let host_streams: Vec<_> = ["203.0.113.10:9000", "[2001:db8:113::10]:9000"]
+        .repeat(12)
+        .into_iter()
+        .map(|target| connect(&lab, "node-a", target))
+        .collect();
     let ping = Ping::start(&lab, "node-a", "192.0.2.1");
     let ping_v6 = Ping::start(&lab, "node-a", "2001:db8:2::1");
     wait::until("the host's first echoes", PATIENCE, || {
@@ -78,6 +84,9 @@ fn fastpath_is_killed_and_connections_go_on() {
     });
     assert!(excepted.recv(&mut [0; 64]).is_err(), "a pod got past policy");
     assert!(pod.recv(&mut [0; 64]).is_err(), "the kernel forwarded to a pod");
+    for stream in &host_streams {
+        say(stream, 1).unwrap_or_else(|e| panic!("{:?} of the host: {e}", stream.local_addr()));
+    }
     // While it is down, everybody talks into the void: what they say must be heard in the end.
     for stream in &streams {
         std::io::Write::write_all(&mut &*stream, &2_u64.to_be_bytes()).unwrap();

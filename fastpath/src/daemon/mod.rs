@@ -30,7 +30,7 @@ use crate::io::poll;
 use crate::netlink::host_port::{HostPort, HostPortError};
 use crate::netlink::mirror::PortInterfaces;
 use crate::netlink::socket::{EventSocket, Events};
-use crate::netlink::{Mirror, NetlinkError};
+use crate::netlink::{Mirror, NetlinkError, reserved_ports};
 use crate::shared::Shared;
 use crate::status::{Answer, Question};
 use config::{Config, ConfigError};
@@ -111,6 +111,8 @@ struct Daemon {
     steered: steering::Steered,
     neighbours: Neighbours,
     retried: Instant,
+    /// Source ports that the kernel was told to leave to us.
+    reserved: Option<(u16, u16)>,
 }
 
 /// Runs until `stop`. Interfaces, connections and the uplinks' programs stay; only `ringway uninstall` removes them.
@@ -192,6 +194,7 @@ impl Daemon {
             ports: Ports::new(config),
             steered: steering::Steered::new(config.workers.count),
             neighbours: Neighbours::default(),
+            reserved: None,
             mirror,
             events,
             host_port,
@@ -279,6 +282,7 @@ impl Daemon {
     fn follow_desired(&mut self) {
         // Opening a port takes longer than workers need to take the snapshot: acknowledge first.
         self.settle();
+        self.reserve_ports();
         self.reconcile_host();
         self.reconcile_ports();
         self.manage_neighbours();
@@ -302,6 +306,18 @@ impl Daemon {
         if self.ports.is_waiting() && self.retried.elapsed() >= RETRY {
             self.retried = Instant::now();
             self.reconcile_ports();
+        }
+    }
+
+    /// Before XDP takes what comes to them for ours.
+    fn reserve_ports(&mut self) {
+        let wanted = self.desired.facts.node().map(|node| node.snat_ports);
+        let Some((first, last)) = wanted.filter(|_| wanted != self.reserved) else {
+            return;
+        };
+        match reserved_ports::reserve(&(first..=last)) {
+            Ok(_) => self.reserved = wanted,
+            Err(error) => tracing::warn!(%error, "source ports of masquerade"),
         }
     }
 

@@ -4,6 +4,7 @@
 
 pub mod host_port;
 pub mod mirror;
+pub mod reserved_ports;
 pub mod socket;
 pub mod veth;
 
