@@ -9,13 +9,14 @@ mod usage;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
+use fastpath::usage::one_line;
 use serde::Serialize;
 
 use usage::Usage;
 
 #[derive(Debug, Parser)]
-#[command(name = "bench", about = "What a packet costs Ringway")]
+#[command(name = "bench", about = "What a packet costs Ringway", after_help = EXAMPLES)]
 enum Command {
     /// The whole pipeline, from an in-memory port to an in-memory port.
     Core(pipeline::Args),
@@ -23,10 +24,14 @@ enum Command {
     Table(table::Args),
 }
 
+const EXAMPLES: &str = "Examples:
+  cargo run --release -p bench -- core --case service-vxlan --flows 65536 --json
+  cargo run --release -p bench -- table --op hit --flows 1000000 --batch 32 --impl ringway --json";
+
 fn main() -> ExitCode {
     let command = match Command::try_parse() {
         Ok(command) => command,
-        Err(error) if error.use_stderr() => return refused(&one_line(&error.to_string())),
+        Err(error) if error.use_stderr() => return refused(&one_line(&error, &Command::command())),
         Err(help) => {
             print!("{help}");
             return ExitCode::SUCCESS;
@@ -47,13 +52,6 @@ fn main() -> ExitCode {
 fn refused(why: &str) -> ExitCode {
     eprintln!("bench: {why}");
     ExitCode::from(2)
-}
-
-/// The first paragraph of what clap says, without its prefix.
-fn one_line(message: &str) -> String {
-    let paragraph = message.split("\n\n").next().unwrap_or_default();
-    let lines: Vec<&str> = paragraph.lines().map(str::trim).collect();
-    lines.join(" ").trim_start_matches("error: ").to_owned()
 }
 
 fn run(command: &Command) -> Result<()> {

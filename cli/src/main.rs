@@ -7,12 +7,13 @@ mod replay;
 use std::fmt;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 use fastpath::status::Question;
+use fastpath::usage::one_line;
 
 /// Ringway: a Kubernetes node dataplane in userspace.
 #[derive(Debug, Parser)]
-#[command(name = "ringway", version)]
+#[command(name = "ringway", version, after_help = EXAMPLES)]
 enum Command {
     /// A cluster in network namespaces, without Kubernetes
     #[command(subcommand)]
@@ -31,8 +32,27 @@ enum Command {
     Drops(ask::Target),
 }
 
+const EXAMPLES: &str = "Examples:
+  ringway lab up --state examples/two-nodes
+  ringway lab exec default/client -- ping -c 1 10.244.2.2
+  ringway lab exec node-a -- ringway status
+  ringway replay --state manifests/ --node node-a --in node.pcapng --out out.pcapng --verdicts verdicts.jsonl
+  ringway flows --contains 10.96.0.10
+  ringway drops --json
+
+Exit codes: 0 when all is well, 1 when the system refuses something or what was asked is not well, 2 for a bad flag, file or object.";
+
 fn main() -> ExitCode {
-    let outcome = match Command::parse() {
+    let command = match Command::try_parse() {
+        Ok(command) => command,
+        // Help and version are no errors.
+        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) => {
+            eprintln!("ringway: {}", one_line(&error, &Command::command()));
+            return ExitCode::from(2);
+        }
+    };
+    let outcome = match command {
         Command::Lab(command) => lab::run(command),
         Command::Replay(args) => replay::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Status(target) => ask::status(&target),

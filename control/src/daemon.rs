@@ -1,6 +1,6 @@
 //! The daemon: watch the manifests, resolve, push; keep the last good state whatever comes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use contract::proto;
@@ -44,6 +44,16 @@ pub enum DaemonError {
     /// Kept assignments are of no use.
     #[error(transparent)]
     Assignments(#[from] assignment_file::AssignmentFileError),
+    /// A path on the command line leads to something else.
+    #[error("{}: {source}; expected {expected}", path.display())]
+    Path {
+        /// As it was given.
+        path: PathBuf,
+        /// What is there, or why nothing can be.
+        source: std::io::Error,
+        /// What it may be.
+        expected: &'static str,
+    },
     /// The system refuses something.
     #[error("{what}: {source}")]
     System {
@@ -66,6 +76,15 @@ fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> DaemonError
     move |source| DaemonError::System { what, source }
 }
 
+fn wrong_path(path: &Path, expected: &'static str) -> impl FnOnce(std::io::Error) -> DaemonError {
+    let path = path.to_owned();
+    move |source| DaemonError::Path {
+        path,
+        source,
+        expected,
+    }
+}
+
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -84,7 +103,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let shared = Shared::default();
     shared.update(|s| s.node.clone_from(&config.node));
     if let Some(path) = &config.status_socket {
-        let listener = status::bind(path).map_err(system(path.display().to_string()))?;
+        let listener =
+            status::bind(path).map_err(wrong_path(path, "a path for a socket in a directory that exists"))?;
         tokio::spawn(status::serve(listener, shared.clone()));
     }
     accept(&shared, &objects, &resolved);
@@ -233,7 +253,7 @@ impl Resolver {
         };
         let mut file = None;
         if let Some(directory) = &config.run_directory {
-            std::fs::create_dir_all(directory).map_err(system(directory.display().to_string()))?;
+            std::fs::create_dir_all(directory).map_err(wrong_path(directory, "a directory"))?;
             let path = assignment_file::path(directory, &config.node);
             options.assignments = assignment_file::load(&path)?;
             file = Some(path);

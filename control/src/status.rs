@@ -162,13 +162,23 @@ impl Shared {
 /// # Errors
 /// Also when another process answers on it.
 pub fn bind(path: &Path) -> io::Result<UnixListener> {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(io::Error::new(
             io::ErrorKind::AddrInUse,
             "another process answers on it",
         ));
+    }
+    // Only a socket, which no process serves any more, may be in the way.
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "there is something else, expected a socket or nothing",
+            ));
+        }
+        _ => {}
     }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -29,5 +29,6 @@ pub mod status;
 pub mod table;
 mod unanswered;
 pub mod underlay;
+pub mod usage;
 pub mod verdict;
 pub mod worker;

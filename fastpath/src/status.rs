@@ -279,7 +279,7 @@ pub struct DropRow {
 #[non_exhaustive]
 pub enum AskError {
     /// Nobody listens there.
-    #[error("{socket}: {source}; is ringway-fastpath running, and is this its [sockets] status?")]
+    #[error("{socket}: is ringway-fastpath running, and is this its [sockets] status?")]
     Connect {
         /// The socket.
         socket: String,

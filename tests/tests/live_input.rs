@@ -117,7 +117,7 @@ fn fastpath_refuses_bad_files() {
     run(Some("[workers]\ncount = \"two\"\n"), &["bad.toml", "line 2"]);
     run(
         Some("[workers]\ncount = 0\n"),
-        &["workers.count is 0", "expected 1 to 64"],
+        &["bad.toml", "workers.count is 0", "expected 1 to 64"],
     );
 }
 
@@ -131,6 +131,23 @@ fn fastpath_refuses_an_uplink_that_is_not_there() {
     command.args(["netns", "exec", &netns.0]).arg(&fastpath);
     command.arg("--config").arg(configuration(folder.path(), "eth7"));
     refused(command, 2, &["[ports] uplinks", "no interface eth7"]);
+}
+
+/// Its packets are longer than any IP packet, and the kernel would only say EINVAL.
+#[test]
+fn fastpath_refuses_an_uplink_with_an_mtu_beyond_ip() {
+    let Some(fastpath) = program_as_root("ringway-fastpath") else {
+        return;
+    };
+    let (netns, folder) = (Netns::make("bigmtu"), tempfile::tempdir().unwrap());
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", &netns.0]).arg(&fastpath);
+    command.arg("--config").arg(configuration(folder.path(), "lo"));
+    refused(
+        command,
+        2,
+        &["[ports] uplinks", "MTU of lo is 65536", "at most 65535"],
+    );
 }
 
 /// Without root it says which capabilities it lacks, before it makes anything.

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 
 use crate::libtest::Reader;
 use crate::tally::Tally;
-use crate::workspace;
+use crate::{refused, workspace};
 
 /// What to run.
 #[derive(Debug, clap::Args)]
@@ -39,10 +39,16 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         .iter()
         .find(|name| STEPS.iter().all(|(step, _)| step != name))
     {
-        eprintln!("no step is called {unknown}");
-        return ExitCode::from(2);
+        let known: Vec<&str> = STEPS.iter().map(|(step, _)| *step).collect();
+        return refused(&format!(
+            "no step is called {unknown:?}, expected some of {}",
+            known.join(", ")
+        ));
     }
-    let mut tally = Tally::from_env();
+    let mut tally = match Tally::from_env() {
+        Ok(tally) => tally,
+        Err(unknown) => return refused(&unknown),
+    };
     for (name, step) in STEPS {
         if !options.only.is_empty() && !options.only.iter().any(|only| only == name) {
             continue;
@@ -177,6 +183,7 @@ fn libtest(name: &str, mut command: Command, tally: &mut Tally) -> Result<()> {
         .stdin(Stdio::null());
     let mut child = command.spawn().with_context(|| format!("starting {command:?}"))?;
     drop(command);
+    let failed_before = tally.failures();
     let mut reader = Reader::default();
     for line in BufReader::new(output).split(b'\n') {
         let line = line?;
@@ -185,7 +192,7 @@ fn libtest(name: &str, mut command: Command, tally: &mut Tally) -> Result<()> {
         }
     }
     reader.finish(tally);
-    if !child.wait()?.success() && tally.is_success() {
+    if !child.wait()?.success() && tally.failures() == failed_before {
         tally.fail(format!("{name}: cargo test ended with an error"));
     }
     Ok(())

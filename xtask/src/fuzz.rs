@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context as _, Result, ensure};
 
 use crate::tally::Tally;
-use crate::workspace;
+use crate::{refused, workspace};
 
 /// What to run, and for how long.
 #[derive(Debug, clap::Args)]
@@ -25,7 +25,10 @@ pub(crate) struct Options {
 
 /// Runs the targets. The very last line is `N passed, N failed, N skipped`.
 pub(crate) fn run(options: &Options) -> ExitCode {
-    let mut tally = Tally::from_env();
+    let mut tally = match Tally::from_env() {
+        Ok(tally) => tally,
+        Err(unknown) => return refused(&unknown),
+    };
     match targets() {
         Err(error) => {
             println!("{error:#}");
@@ -33,8 +36,10 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         }
         Ok(targets) => {
             if let Some(unknown) = options.only.iter().find(|name| !targets.contains(name)) {
-                eprintln!("no fuzz target is called {unknown}");
-                return ExitCode::from(2);
+                return refused(&format!(
+                    "no fuzz target is called {unknown:?}, expected some of {}",
+                    targets.join(", ")
+                ));
             }
             if is_installed() {
                 for target in targets {

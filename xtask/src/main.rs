@@ -8,15 +8,17 @@ mod libtest;
 mod record;
 mod tally;
 mod traffic;
+mod usage;
 
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 
 /// Ringway's one command.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = EXAMPLES)]
 enum Command {
     /// Run every test that this machine can run. The last line counts what passed, failed and was skipped.
     ///
@@ -42,8 +44,23 @@ enum Command {
     Traffic(traffic::Traffic),
 }
 
+const EXAMPLES: &str = "Examples:
+  cargo xtask demo
+  cargo xtask test
+  cargo xtask test --only format,clippy
+  cargo xtask golden forward-tcp-v4
+  cargo xtask fuzz 30 --only wire_packet
+
+Exit codes: 0 when all is well, 1 when something failed, 2 for a bad flag or name.";
+
 fn main() -> ExitCode {
-    match Command::parse() {
+    let command = match Command::try_parse() {
+        Ok(command) => command,
+        // Help is no error.
+        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) => return refused(&usage::one_line(&error, &Command::command())),
+    };
+    match command {
         Command::Test(options) => check::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
@@ -57,6 +74,12 @@ fn main() -> ExitCode {
             }
         },
     }
+}
+
+/// What was typed is wrong: says so on one line.
+fn refused(why: &impl Display) -> ExitCode {
+    eprintln!("xtask: {why}");
+    ExitCode::from(2)
 }
 
 /// The top of the workspace.

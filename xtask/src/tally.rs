@@ -16,20 +16,25 @@ pub(crate) struct Tally {
 
 impl Tally {
     /// A tally that counts a skip for want of anything in `RINGWAY_REQUIRE` (comma-separated) as a failure.
-    pub(crate) fn from_env() -> Self {
+    ///
+    /// # Errors
+    /// A name that no skip is ever told by: it would require nothing.
+    pub(crate) fn from_env() -> Result<Self, UnknownNeed> {
         Self::requiring(&env::var("RINGWAY_REQUIRE").unwrap_or_default())
     }
 
-    fn requiring(list: &str) -> Self {
-        let required = list
-            .split(',')
-            .map(plain)
-            .filter(|need| !need.is_empty())
-            .collect();
-        Self {
+    fn requiring(list: &str) -> Result<Self, UnknownNeed> {
+        let mut required = Vec::new();
+        for need in list.split(',').map(str::trim).filter(|need| !need.is_empty()) {
+            if NEEDS.iter().all(|known| plain(known) != plain(need)) {
+                return Err(UnknownNeed(need.to_owned()));
+            }
+            required.push(plain(need));
+        }
+        Ok(Self {
             required,
             ..Self::default()
-        }
+        })
     }
 
     pub(crate) fn pass(&mut self) {
@@ -49,6 +54,11 @@ impl Tally {
                 .push(format!("{name}: skipped ({reason}), but {need} is required")),
             None => self.skipped.entry(reason.to_owned()).or_default().push(name),
         }
+    }
+
+    /// How many failed so far.
+    pub(crate) fn failures(&self) -> usize {
+        self.failed.len()
     }
 
     pub(crate) fn is_success(&self) -> bool {
@@ -74,16 +84,43 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Whether a word of `reason` is `need`: `AF_XDP` is `afxdp`.
+/// What `RINGWAY_REQUIRE` may demand: the word by which tests and steps say what they miss.
+const NEEDS: &[&str] = &[
+    "root",
+    "afxdp",
+    "cargo-deny",
+    "clang",
+    "nightly",
+    "scapy",
+    "tcpdump",
+    "tshark",
+];
+
+/// A name in `RINGWAY_REQUIRE` that is none of [`NEEDS`].
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct UnknownNeed(String);
+
+impl fmt::Display for UnknownNeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "RINGWAY_REQUIRE: {:?} is unknown, expected some of {}",
+            self.0,
+            NEEDS.join(", ")
+        )
+    }
+}
+
+/// Whether a word of `reason` is `need`: `AF_XDP` is `afxdp`. A part of a path is no word.
 fn names(reason: &str, need: &str) -> bool {
     reason
-        .split(|c: char| !c.is_alphanumeric() && c != '_')
+        .split(|c: char| c.is_whitespace() || ",;:()".contains(c))
         .any(|word| plain(word) == need)
 }
 
 fn plain(word: &str) -> String {
     word.chars()
-        .filter(|c| c.is_alphanumeric())
+        .filter(|c| !matches!(c, '_' | '-'))
         .flat_map(char::to_lowercase)
         .collect()
 }
@@ -94,15 +131,28 @@ mod tests {
 
     #[test]
     fn a_required_skip_is_a_failure() {
-        let mut tally = Tally::requiring("root, afxdp");
+        let mut tally = Tally::requiring("root, afxdp").unwrap();
         tally.skip("lab", "needs root");
         tally.skip("socket", "no AF_XDP: EPERM");
         tally.skip("fuzz", "no nightly toolchain");
+        tally.skip("file", "/srv/root/x: not found");
         assert!(!tally.is_success());
         assert!(
-            tally.to_string().ends_with("0 passed, 2 failed, 1 skipped"),
+            tally.to_string().ends_with("0 passed, 2 failed, 2 skipped"),
             "{tally}"
         );
+    }
+
+    #[test]
+    fn what_nothing_is_skipped_for_cannot_be_required() {
+        let unknown = Tally::requiring("root,gpu").unwrap_err();
+        let message = unknown.to_string();
+        assert!(
+            message.contains("\"gpu\"") && message.contains("afxdp"),
+            "{message}"
+        );
+        assert!(!message.contains('\n'));
+        assert!(Tally::requiring(" AF_XDP ,,cargo-deny").is_ok());
     }
 
     #[test]

@@ -33,11 +33,13 @@ pub(crate) fn plan(state: &[PathBuf], choices: Choices) -> Result<(Plan, Vec<Str
         let lines: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
         BadInput(lines.join("\n"))
     })?;
-    let first = objects
-        .nodes
-        .keys()
-        .next()
-        .ok_or_else(|| BadInput("no Node in the state".to_owned()))?;
+    let first = objects.nodes.keys().next().ok_or_else(|| {
+        let read: Vec<String> = state.iter().map(|path| path.display().to_string()).collect();
+        BadInput(format!(
+            "{}: no Node in the state, expected one at least",
+            read.join(", ")
+        ))
+    })?;
     let options = Options {
         mode: Mode::Live,
         ..Options::default()

@@ -3,7 +3,31 @@
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
+/// What a person at a terminal is told; a runtime gives no arguments.
+const HELP: &str = "\
+Ringway's CNI plugin, specification 1.1. A container runtime runs it: the verb is in CNI_COMMAND, the network configuration on
+standard input, the answer on standard output.
+
+Usage: ringway-cni
+
+Example:
+  echo '{\"cniVersion\": \"1.1.0\"}' | CNI_COMMAND=VERSION ringway-cni
+";
+
 fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        None => {}
+        Some("--help" | "-h") => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Some(other) => {
+            eprintln!(
+                "ringway-cni: unexpected argument {other:?}; usage: ringway-cni, the verb in CNI_COMMAND"
+            );
+            return ExitCode::from(2);
+        }
+    }
     let command = std::env::var("CNI_COMMAND").ok();
     let mut input = Vec::new();
     // Without a command nobody feeds us a configuration: a person at a terminal must not wait for one.

@@ -4,8 +4,9 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 use control::daemon::{self, Config};
+use control::usage::one_line;
 use tracing_subscriber::EnvFilter;
 
 /// Resolves cluster objects for one node and keeps the node's fastpath up to date.
@@ -52,8 +53,7 @@ fn main() -> ExitCode {
         // Help and version are no errors.
         Err(error) if !error.use_stderr() => error.exit(),
         Err(error) => {
-            let text = error.to_string();
-            eprintln!("ringway-control: {}", one_line(&text));
+            eprintln!("ringway-control: {}", one_line(&error, &Arguments::command()));
             return ExitCode::from(2);
         }
     };
@@ -95,11 +95,4 @@ fn main() -> ExitCode {
             }
         }
     }
-}
-
-/// What clap says up to the usage.
-fn one_line(text: &str) -> String {
-    let about = text.split("\n\nUsage:").next().unwrap_or(text);
-    let about = about.strip_prefix("error: ").unwrap_or(about);
-    about.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 use fastpath::daemon::config::{Config, ConfigError};
 use fastpath::daemon::{self, DaemonError};
+use fastpath::usage::one_line;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tracing_subscriber::EnvFilter;
 
@@ -32,7 +33,15 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // Help and version are no errors.
+        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) => {
+            eprintln!("ringway-fastpath: {}", one_line(&error, &Arguments::command()));
+            return ExitCode::from(2);
+        }
+    };
     let config = match arguments
         .config
         .as_deref()
@@ -71,7 +80,8 @@ fn fail(error: &DaemonError) -> ExitCode {
         DaemonError::Config(
             ConfigError::Unreadable { .. } | ConfigError::Invalid { .. } | ConfigError::Value { .. },
         )
-        | DaemonError::NoUplink(_) => ExitCode::from(2),
+        | DaemonError::NoUplink(_)
+        | DaemonError::UplinkMtu { .. } => ExitCode::from(2),
         _ => ExitCode::FAILURE,
     }
 }

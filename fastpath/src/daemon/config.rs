@@ -201,8 +201,10 @@ pub enum ConfigError {
         message: String,
     },
     /// A value that can't be.
-    #[error("{key} is {found}; expected {expected}")]
+    #[error("{}: {key} is {found}; expected {expected}", path.display())]
     Value {
+        /// The file.
+        path: PathBuf,
         /// The key, with its table.
         key: &'static str,
         /// What the file says.
@@ -223,7 +225,7 @@ impl Config {
             path: path.to_owned(),
             message: one_line(&e, &text),
         })?;
-        config.check()?;
+        config.check(path)?;
         Ok(config)
     }
 
@@ -232,63 +234,131 @@ impl Config {
         toml::to_string(self).expect("plain strings and numbers can be written as TOML")
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
-        let refuse = |key, found: String, expected| Err(ConfigError::Value { key, found, expected });
-        if self.workers.count == 0 || self.workers.count > 64 {
-            return refuse("workers.count", self.workers.count.to_string(), "1 to 64");
+    fn check(&self, path: &Path) -> Result<(), ConfigError> {
+        match self.wrong_value() {
+            None => Ok(()),
+            Some((key, found, expected)) => Err(ConfigError::Value {
+                path: path.to_owned(),
+                key,
+                found,
+                expected,
+            }),
         }
-        if !self.workers.cpus.is_empty() && self.workers.cpus.len() < self.workers.count {
-            return refuse(
-                "workers.cpus",
-                format!("{} CPUs", self.workers.cpus.len()),
-                "one CPU for each worker, or none",
-            );
-        }
-        if !matches!(self.memory.chunk_bytes, 2048 | 4096) {
-            return refuse(
-                "memory.chunk_bytes",
-                self.memory.chunk_bytes.to_string(),
-                "2048 or 4096",
-            );
-        }
-        if self.memory.chunks_per_worker < 1024 {
-            return refuse(
-                "memory.chunks_per_worker",
-                self.memory.chunks_per_worker.to_string(),
-                "1024 or more",
-            );
-        }
-        if !self.memory.ring_entries.is_power_of_two() || !(64..=32_768).contains(&self.memory.ring_entries) {
-            return refuse(
-                "memory.ring_entries",
-                self.memory.ring_entries.to_string(),
-                "a power of two, 64 to 32768",
-            );
-        }
-        if self.flow_table.connections_v4 < 1024 || self.flow_table.connections_v6 < 1024 {
-            return refuse(
-                "flow_table.connections",
-                format!(
-                    "{} and {}",
-                    self.flow_table.connections_v4, self.flow_table.connections_v6
-                ),
-                "1024 or more of each family",
-            );
-        }
-        if let Some(name) = self
-            .ports
-            .uplinks
-            .iter()
-            .find(|n| n.is_empty() || n.len() > 15 || n.contains('/'))
-        {
-            return refuse(
-                "ports.uplinks",
-                format!("{name:?}"),
-                "interface names of 1 to 15 characters",
-            );
-        }
-        Ok(())
     }
+
+    /// The first value that can't be: its key, itself and what it may be.
+    fn wrong_value(&self) -> Option<(&'static str, String, &'static str)> {
+        let (workers, ports, memory, flows) = (&self.workers, &self.ports, &self.memory, &self.flow_table);
+        let mut uplinks = ports.uplinks.clone();
+        uplinks.sort_unstable();
+        let twice = uplinks.windows(2).find(|pair| pair[0] == pair[1]);
+        let no_name = ports.uplinks.iter().find(|name| !is_interface_name(name));
+        let has_host = !ports.host_interface.is_empty();
+        let pairs_well = is_interface_name(&ports.host_peer) && ports.host_peer != ports.host_interface;
+        let names = "interface names of 1 to 15 characters, each once";
+        let connections = "1024 to 1073741824";
+        let rules = [
+            (
+                (1..=64).contains(&workers.count),
+                ("workers.count", workers.count.to_string(), "1 to 64"),
+            ),
+            (
+                workers.cpus.is_empty() || workers.cpus.len() >= workers.count,
+                (
+                    "workers.cpus",
+                    format!("{} CPUs", workers.cpus.len()),
+                    "one CPU for each worker, or none",
+                ),
+            ),
+            (
+                matches!(memory.chunk_bytes, 2048 | 4096),
+                (
+                    "memory.chunk_bytes",
+                    memory.chunk_bytes.to_string(),
+                    "2048 or 4096",
+                ),
+            ),
+            (
+                (1024..=1 << 22).contains(&memory.chunks_per_worker),
+                (
+                    "memory.chunks_per_worker",
+                    memory.chunks_per_worker.to_string(),
+                    "1024 to 4194304",
+                ),
+            ),
+            (
+                memory.ring_entries.is_power_of_two() && (64..=32_768).contains(&memory.ring_entries),
+                (
+                    "memory.ring_entries",
+                    memory.ring_entries.to_string(),
+                    "a power of two, 64 to 32768",
+                ),
+            ),
+            (
+                (1024..=1 << 30).contains(&flows.connections_v4),
+                (
+                    "flow_table.connections_v4",
+                    flows.connections_v4.to_string(),
+                    connections,
+                ),
+            ),
+            (
+                (1024..=1 << 30).contains(&flows.connections_v6),
+                (
+                    "flow_table.connections_v6",
+                    flows.connections_v6.to_string(),
+                    connections,
+                ),
+            ),
+            (
+                no_name.is_none(),
+                (
+                    "ports.uplinks",
+                    format!("{:?}", no_name.map_or("", String::as_str)),
+                    names,
+                ),
+            ),
+            (
+                twice.is_none(),
+                ("ports.uplinks", format!("{:?}", ports.uplinks), names),
+            ),
+            (
+                !has_host || is_interface_name(&ports.host_interface),
+                (
+                    "ports.host_interface",
+                    format!("{:?}", ports.host_interface),
+                    "an interface name of 1 to 15 characters, or nothing",
+                ),
+            ),
+            (
+                !has_host || pairs_well,
+                (
+                    "ports.host_peer",
+                    format!("{:?}", ports.host_peer),
+                    "an interface name of 1 to 15 characters, not that of host_interface",
+                ),
+            ),
+            (
+                (1..=256).contains(&ports.host_queues),
+                ("ports.host_queues", ports.host_queues.to_string(), "1 to 256"),
+            ),
+            (
+                self.sockets.fastpath != self.sockets.status,
+                (
+                    "sockets.status",
+                    format!("{:?}", self.sockets.status),
+                    "another path than that of sockets.fastpath",
+                ),
+            ),
+        ];
+        let wrong = rules.into_iter().find(|(holds, _)| !holds);
+        wrong.map(|(_, refused)| refused)
+    }
+}
+
+/// What the kernel takes as an interface's name.
+fn is_interface_name(name: &str) -> bool {
+    (1..=15).contains(&name.len()) && !name.contains('/') && !name.contains(char::is_whitespace)
 }
 
 /// The parser's message on one line, with the line number of the file.
@@ -328,6 +398,29 @@ mod tests {
     #[test]
     fn a_value_out_of_range_says_what_was_expected() {
         let error = load("[memory]\nchunk_bytes = 3000\n").unwrap_err().to_string();
-        assert_eq!(error, "memory.chunk_bytes is 3000; expected 2048 or 4096");
+        assert!(
+            error.ends_with(": memory.chunk_bytes is 3000; expected 2048 or 4096"),
+            "{error}"
+        );
+        assert!(error.starts_with('/'), "the file is named: {error}");
+        for (text, named) in [
+            ("[workers]\ncount = 0", "workers.count is 0; expected 1 to 64"),
+            ("[ports]\nuplinks = ['e', 'e']", "ports.uplinks is"),
+            ("[ports]\nuplinks = ['']", "ports.uplinks is \"\""),
+            (
+                "[ports]\nhost_interface = 'sixteen-letters-'",
+                "ports.host_interface",
+            ),
+            ("[ports]\nhost_peer = 'ringway-host'", "ports.host_peer"),
+            ("[ports]\nhost_queues = 0", "ports.host_queues is 0"),
+            (
+                "[flow_table]\nconnections_v6 = 4000000000",
+                "flow_table.connections_v6",
+            ),
+            ("[sockets]\nstatus = '/a'\nfastpath = '/a'", "sockets.status"),
+        ] {
+            let error = load(text).unwrap_err().to_string();
+            assert!(error.contains(named) && !error.contains('\n'), "{text}: {error}");
+        }
     }
 }

@@ -59,6 +59,16 @@ pub enum DaemonError {
     /// An uplink that is not there.
     #[error("[ports] uplinks: there is no interface {0} in this network namespace")]
     NoUplink(String),
+    /// An uplink whose packets no frame of ours can hold, `lo` for instance.
+    #[error(
+        "[ports] uplinks: the MTU of {interface} is {mtu}, expected at most {MTU_MAX}, the longest IP packet"
+    )]
+    UplinkMtu {
+        /// The interface.
+        interface: String,
+        /// Bytes of IP packet.
+        mtu: u32,
+    },
     /// Flow tables.
     #[error(transparent)]
     Tables(#[from] TablesError),
@@ -92,6 +102,8 @@ const SETTLING: Duration = Duration::from_millis(1);
 const SETTLE_TRIES: u32 = 100;
 /// How long one who asks for status may keep the config thread waiting.
 const ASK_TIMEOUT: Duration = Duration::from_millis(200);
+/// The longest IP packet, RFC 791 section 3.1; no veth takes more either.
+const MTU_MAX: u32 = 65_535;
 /// MTU of the host port when no uplink says another.
 const MTU_DEFAULT: u32 = 1500;
 
@@ -148,6 +160,16 @@ impl Daemon {
             .find(|name| first_look.link(name).is_none())
         {
             return Err(DaemonError::NoUplink(missing.clone()));
+        }
+        let uplinks = config.ports.uplinks.iter();
+        if let Some(link) = uplinks
+            .filter_map(|name| first_look.link(name))
+            .find(|link| link.mtu > MTU_MAX)
+        {
+            return Err(DaemonError::UplinkMtu {
+                interface: link.name.clone(),
+                mtu: link.mtu,
+            });
         }
         let host_port = if config.ports.host_interface.is_empty() {
             None
