@@ -136,15 +136,29 @@ fn deny(tally: &mut Tally) -> Result<()> {
         .status()
         .is_ok_and(|status| status.success());
     if !installed {
-        tally.skip("deny", "cargo-deny is not installed: cargo install cargo-deny");
+        tally.skip(
+            "deny",
+            "cargo-deny is not installed: cargo install cargo-deny --locked",
+        );
         return Ok(());
     }
     one(
         "deny",
-        cargo(["deny", "--offline", "check", "licenses", "bans", "sources"]),
+        cargo([
+            "deny",
+            "--log-level",
+            "error",
+            "check",
+            "licenses",
+            "bans",
+            "sources",
+        ]),
         tally,
     )?;
-    let database = env::home_dir().is_some_and(|home| home.join(".cargo/advisory-dbs").is_dir());
+    let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let cargo_home = cargo_home.or_else(|| env::home_dir().map(|home| home.join(".cargo")));
+    // It comes from GitHub, which not every machine reaches.
+    let database = cargo_home.is_some_and(|home| home.join("advisory-dbs").is_dir());
     if database {
         one(
             "deny advisories",

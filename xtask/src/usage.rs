@@ -61,19 +61,19 @@ mod tests {
     use super::*;
     use clap::{Arg, value_parser};
 
-    fn refused(command: Command, words: &[&str]) -> String {
+    fn refused(command: &Command, words: &[&str]) -> String {
         let error = command
             .clone()
             .try_get_matches_from([&["it"], words].concat())
             .unwrap_err();
-        one_line(&error, &command)
+        one_line(&error, command)
     }
 
     #[test]
     fn the_fault_the_tip_and_the_usage_share_a_line() {
         let command = Command::new("it").arg(Arg::new("config").long("config"));
         assert_eq!(
-            refused(command, &["--confg", "x"]),
+            refused(&command, &["--confg", "x"]),
             "unexpected argument '--confg' found; tip: a similar argument exists: '--config'; usage: it --config <config>"
         );
     }
@@ -82,7 +82,7 @@ mod tests {
     fn what_is_missing_is_named() {
         let command = Command::new("it").arg(Arg::new("node").long("node").required(true));
         assert_eq!(
-            refused(command, &[]),
+            refused(&command, &[]),
             "the following required arguments were not provided: --node <node>; usage: it --node <node>"
         );
     }
@@ -92,7 +92,7 @@ mod tests {
         let limit = Arg::new("n").long("n").value_parser(value_parser!(usize));
         let command = Command::new("it").arg(limit);
         assert_eq!(
-            refused(command, &["--n", "x"]),
+            refused(&command, &["--n", "x"]),
             "invalid value 'x' for '--n <n>': expected a whole number"
         );
     }
@@ -109,11 +109,11 @@ mod tests {
             ]);
         let command = Command::new("it").subcommand(inner);
         assert_eq!(
-            refused(command.clone(), &["lab"]),
+            refused(&command, &["lab"]),
             "a command is missing, expected one of up, down; usage: it lab <COMMAND>"
         );
         assert_eq!(
-            refused(command, &["lab", "fly"]),
+            refused(&command, &["lab", "fly"]),
             "unrecognized subcommand 'fly', expected one of up, down; usage: it lab <COMMAND>"
         );
     }
