@@ -26,7 +26,10 @@ fn socket(lab: &Lab, place: &str, address: &str) -> UdpSocket {
 fn kernel_way_to_pod(lab: &Lab) {
     let device = lab.interface("default/client");
     // Fastpath keeps the kernel's IPv6 off pods' links; with it, nothing but the uplink's program is in the way.
-    lab.run("node-a", &format!("sysctl -qw net.ipv6.conf.{device}.disable_ipv6=0"));
+    lab.run(
+        "node-a",
+        &format!("sysctl -qw net.ipv6.conf.{device}.disable_ipv6=0"),
+    );
     for (address, block, node) in [
         ("10.244.1.10", "10.244.1.0/24", "192.0.2.11"),
         ("fd00:10:244:1::10", "fd00:10:244:1::/64", "2001:db8:2::11"),
@@ -137,7 +140,10 @@ fn fastpath_is_killed_and_connections_go_on() {
         lab.run("node-a", &format!("ip neigh del {address} dev {device}"));
     }
     let device = lab.interface("default/client");
-    lab.run("node-a", &format!("sysctl -qw net.ipv6.conf.{device}.disable_ipv6=1"));
+    lab.run(
+        "node-a",
+        &format!("sysctl -qw net.ipv6.conf.{device}.disable_ipv6=1"),
+    );
 
     let restarted = Instant::now();
     let _successor = killed.start_again(&lab);
