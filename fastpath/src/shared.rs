@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use crossbeam::queue::ArrayQueue;
 use flowtable::{Config, CreateError, Memory, Quiescence, SnapshotCell, TableV4, TableV6};
 
+use crate::fragment::board::Board;
 use crate::generations::Generations;
 use crate::io::Waker;
 use crate::snapshot::{Bumps, SHARDS, Snapshot};
@@ -24,6 +25,7 @@ pub struct Shared {
     wanted_waker: Waker,
     unanswered: Unanswered,
     affinities: AtomicI64,
+    first_fragments: Option<Board>,
 }
 
 /// How large the tables are.
@@ -66,6 +68,12 @@ impl Shared {
     ) -> Arc<Self> {
         assert!(v4.user_area().len() >= SHARDS, "a user word for each shard");
         let unanswered = Unanswered::new(first.limits().ports as usize);
+        // A single worker sees every fragment itself.
+        let first_fragments = (quiescence.workers_max() > 1).then(|| {
+            let timeout_ns = u64::from(first.timeouts().fragment) * 1_000_000_000;
+            let (datagrams, of_source) = (first.limits().fragments, first.limits().fragments_per_source);
+            Board::new(datagrams, of_source, timeout_ns, v4.hash(&[0; 2]).value())
+        });
         let snapshot = Arc::new(SnapshotCell::new(&quiescence, first));
         let heartbeats = (0..quiescence.workers_max()).map(|_| AtomicU64::new(0)).collect();
         Arc::new(Self {
@@ -78,6 +86,7 @@ impl Shared {
             heartbeats,
             unanswered,
             affinities: AtomicI64::new(0),
+            first_fragments,
         })
     }
 
@@ -100,6 +109,11 @@ impl Shared {
 
     pub(crate) fn unanswered(&self) -> &Unanswered {
         &self.unanswered
+    }
+
+    /// Where workers tell each other what became of first fragments; none where there is one worker.
+    pub(crate) fn first_fragments(&self) -> Option<&Board> {
+        self.first_fragments.as_ref()
     }
 
     pub(crate) fn count_affinities(&self, change: i64) {

@@ -194,6 +194,7 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
         let mut pass = self.pass(now_ns);
         pass.0.decide_all(pass.1);
         pass.0.release_held();
+        pass.0.look_for_first_fragments();
         pass.0.expire_fragments();
         self.outbox.flush(
             &mut self.ports,

@@ -4,9 +4,8 @@
 //! half of the datagrams and is refused beyond; what only remembers an outcome gives way to newer ones, oldest first, of the
 //! same source if that source has its share. So one source can neither make others' fragments wait in vain nor be forgotten.
 //!
-//! One tracker serves one worker. NICs hash fragments by addresses alone, so all parts of a datagram reach one worker; where
-//! that fails (a flow moved, the parts came by two ports) the outcome must be looked for in a shared table:
-//! [`Tracker::adopt`] is the place for that lookup, and who calls [`Tracker::first`] publishes there too.
+//! One tracker serves one worker. Parts that come to another worker than their first find its outcome on the shared
+//! [board](super::board): who calls [`Tracker::first`] posts there too, and [`Tracker::next_waiting`] tells whom to look for again.
 
 use super::key::{FragmentKey, Source};
 use super::list::{Index, Links, List, NONE};
@@ -72,6 +71,10 @@ pub struct Tracker<T, M> {
     waiting_count: u32,
     /// Datagrams with one, oldest first.
     decided: List,
+    /// The waiting datagram that [`Self::next_waiting`] tells next; [`NONE`]: all were told.
+    look_next: u32,
+    /// What was posted when it began with the oldest.
+    looked_at: u64,
 }
 
 struct Datagram<T> {
@@ -136,6 +139,8 @@ impl<T: Copy, M> Tracker<T, M> {
             waiting: List::EMPTY,
             waiting_count: 0,
             decided: List::EMPTY,
+            look_next: NONE,
+            looked_at: 0,
         }
     }
 
@@ -209,26 +214,28 @@ impl<T: Copy, M> Tracker<T, M> {
         done
     }
 
-    /// Asks `find` for the outcome of the `budget` oldest datagrams that wait, as another worker may have seen their first
-    /// fragment; what it finds counts as seen at `now_ns`, and the frames go to `released`.
-    pub fn adopt(
-        &mut self,
-        now_ns: u64,
-        budget: usize,
-        mut find: impl FnMut(&FragmentKey) -> Option<T>,
-        released: &mut Vec<(Frame, M)>,
-    ) {
-        let mut next = self.waiting.front();
-        for _ in 0..budget {
-            let Some(at) = next else { return };
-            next = List::after(&mut self.datagrams, at, |d| &mut d.age);
-            let Some(key) = self.datagrams[at as usize].key else {
-                continue;
-            };
-            if let Some(outcome) = find(&key) {
-                self.first(&key, outcome, now_ns, released);
-            }
+    /// Whether the outcome of this datagram's first fragment is known here at `now_ns`.
+    pub fn is_decided(&self, key: &FragmentKey, now_ns: u64) -> bool {
+        self.find(key)
+            .map(|at| &self.datagrams[at as usize])
+            .is_some_and(|datagram| datagram.outcome.is_some() && now_ns < datagram.deadline_ns)
+    }
+
+    /// The next datagram whose first fragment may have been seen by another worker since it began to wait, the oldest first.
+    ///
+    /// `posted` moves when some worker saw a first fragment. Each time it has moved, all that wait are told once, over as many
+    /// calls as that takes; what begins to wait later is looked for before it waits.
+    pub fn next_waiting(&mut self, posted: u64) -> Option<FragmentKey> {
+        if self.look_next == NONE && posted != self.looked_at {
+            self.looked_at = posted;
+            self.look_next = self.waiting.front().unwrap_or(NONE);
         }
+        if self.look_next == NONE {
+            return None;
+        }
+        let at = self.look_next;
+        self.look_next = List::after(&mut self.datagrams, at, |d| &mut d.age).unwrap_or(NONE);
+        self.datagrams[at as usize].key
     }
 
     fn find(&self, key: &FragmentKey) -> Option<u32> {
@@ -315,6 +322,9 @@ impl<T: Copy, M> Tracker<T, M> {
     }
 
     fn unlink(&mut self, at: u32) {
+        if self.look_next == at {
+            self.look_next = List::after(&mut self.datagrams, at, |d| &mut d.age).unwrap_or(NONE);
+        }
         let datagram = &self.datagrams[at as usize];
         let source = &mut self.sources[datagram.source as usize];
         if datagram.outcome.is_some() {

@@ -25,6 +25,9 @@ impl Default for RunConfig {
     }
 }
 
+/// While fragments wait here whose first may have come to another worker, which does not wake us: the longest sleep.
+const LOOK_FOR_FIRST_FRAGMENTS: Duration = Duration::from_millis(1);
+
 impl<P: PacketIo, O: Observer> Worker<P, O> {
     /// Polls until `stop`.
     pub fn run(&mut self, config: &RunConfig, stop: &AtomicBool) {
@@ -46,7 +49,10 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
         let due = self
             .next_deadline_ns()
             .map(|due| Duration::from_nanos(due.saturating_sub(now_ns)));
-        let timeout = due.map_or(longest, |due| due.min(longest));
+        let mut timeout = due.map_or(longest, |due| due.min(longest));
+        if self.fragments.held() > 0 && self.shared.first_fragments().is_some() {
+            timeout = timeout.min(LOOK_FOR_FIRST_FRAGMENTS);
+        }
         let waker = self.handle.waker().clone();
         let mut ports: Vec<&mut P> = self.ports.iter_mut().flatten().collect();
         let asleep = self.seat.sleep();

@@ -87,6 +87,11 @@ fn ipv4_that_may_be_cut_is_cut_before_encapsulation() {
 
 /// An IPv4 packet cut at `at` bytes of its payload, or an IPv6 one with fragment headers.
 fn cut(f: Fam, pkt: &Pkt, at: usize) -> [Vec<u8>; 2] {
+    cut_as(f, pkt, at, 99)
+}
+
+/// The same with this identification.
+pub fn cut_as(f: Fam, pkt: &Pkt, at: usize, id: u16) -> [Vec<u8>; 2] {
     let l3 = pkt.l3();
     let header_len = if f == Fam::V4 { 20 } else { 40 };
     let (header, payload) = l3.split_at(header_len);
@@ -95,13 +100,13 @@ fn cut(f: Fam, pkt: &Pkt, at: usize) -> [Vec<u8>; 2] {
             let mut bytes = header.to_vec();
             let fixed = Ipv4Header::prefix_mut(&mut bytes).unwrap();
             fixed.set_total_len((20 + part.len()) as u16);
-            fixed.set_fragment(99, if more { 0x2000 } else { 0 } | (offset / 8) as u16);
+            fixed.set_fragment(id, if more { 0x2000 } else { 0 } | (offset / 8) as u16);
             [&bytes, part].concat()
         }
         Fam::V6 => {
             let mut bytes = header.to_vec();
             let fixed = wire::ipv6::Ipv6Header::prefix_mut(&mut bytes).unwrap();
-            let fragment = wire::ipv6::FragmentHeader::new(fixed.next_header, 99, offset as u16, more);
+            let fragment = wire::ipv6::FragmentHeader::new(fixed.next_header, id.into(), offset as u16, more);
             fixed.next_header = wire::IpProtocol::FRAGMENT;
             fixed.payload_len.set((8 + part.len()) as u16);
             [&bytes, zerocopy::IntoBytes::as_bytes(&fragment), part].concat()

@@ -133,6 +133,8 @@ pub struct Options {
     pub connections: u32,
     pub tx_ring: usize,
     pub tx_checksum: bool,
+    /// Workers of the node; the lab is the first of them.
+    pub workers: usize,
 }
 
 impl Default for Options {
@@ -141,6 +143,7 @@ impl Default for Options {
             connections: 1000,
             tx_ring: 64,
             tx_checksum: true,
+            workers: 1,
         }
     }
 }
@@ -175,15 +178,27 @@ impl Lab {
         routes(&mut underlay);
         let snapshot = compiled(&state, &underlay);
         let config = SharedConfig {
-            seats: 1,
+            seats: options.workers,
             connections_v4: options.connections,
             connections_v6: options.connections,
             seed: 7,
         };
         let shared = Shared::new(&config, Arc::new(snapshot.clone())).unwrap();
+        Self::seated(0, options, shared, snapshot, state, underlay)
+    }
+
+    /// One worker of a node.
+    pub fn seated(
+        seat: usize,
+        options: &Options,
+        shared: Arc<Shared>,
+        snapshot: Snapshot,
+        state: proto::State,
+        underlay: Underlay,
+    ) -> Self {
         let config = WorkerConfig {
-            seat: 0,
-            workers: 1,
+            seat,
+            workers: options.workers,
             seed: 0,
             punt_to_host_mac: false,
         };
@@ -228,13 +243,7 @@ impl Lab {
     }
 
     fn publish(&mut self, snapshot: Snapshot, bumps: &fastpath::snapshot::Bumps) {
-        let known: Vec<_> = self.snapshot.ports().map(|port| port.id).collect();
-        self.snapshot = snapshot;
-        for port in self.snapshot.ports() {
-            if !known.contains(&port.id) {
-                self.worker.add_port(port.id, RingPort::new(64));
-            }
-        }
+        self.take(snapshot);
         let version = self.shared.publish(Arc::new(self.snapshot.clone()));
         assert!(
             !self.shared.outdate(version, bumps),
@@ -242,6 +251,17 @@ impl Lab {
         );
         self.worker.poll(self.now_ns);
         assert!(self.shared.outdate(version, bumps));
+    }
+
+    /// Gives the worker the ports of a snapshot that is to be published.
+    pub fn take(&mut self, snapshot: Snapshot) {
+        let known: Vec<_> = self.snapshot.ports().map(|port| port.id).collect();
+        self.snapshot = snapshot;
+        for port in self.snapshot.ports() {
+            if !known.contains(&port.id) {
+                self.worker.add_port(port.id, RingPort::new(64));
+            }
+        }
     }
 
     pub fn advance_s(&mut self, seconds: f64) {

@@ -23,3 +23,4 @@ mod policy;
 mod robust;
 mod service;
 mod tunnel;
+mod workers;

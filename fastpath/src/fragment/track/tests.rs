@@ -174,9 +174,25 @@ fn a_first_fragment_seen_by_another_worker_releases_what_waits_here() {
             Later::Held
         ));
     }
-    tracker.adopt(S, 8, |asked| (*asked == key(1, 1)).then_some(5), &mut out);
+    assert_eq!(tracker.next_waiting(0), None, "nothing was posted");
+    assert_eq!(tracker.next_waiting(1), Some(key(1, 0)));
+    assert_eq!(tracker.next_waiting(2), Some(key(1, 1)));
+    tracker.first(&key(1, 1), 5, S, &mut out);
     assert_eq!(notes(&mut memory, &mut out), [1]);
     assert_eq!(tracker.held(), 2);
+    assert!(tracker.is_decided(&key(1, 1), S) && !tracker.is_decided(&key(1, 2), S));
+    assert!(!tracker.is_decided(&key(1, 1), 31 * S), "forgotten");
+
+    // The one that is to be told next goes away meanwhile; what comes last is told too.
+    let late = frame(&mut memory);
+    assert!(matches!(tracker.later(&key(1, 9), late, 9, S), Later::Held));
+    tracker.first(&key(1, 2), 6, S, &mut out);
+    assert_eq!(notes(&mut memory, &mut out), [2]);
+    assert_eq!(tracker.next_waiting(2), Some(key(1, 9)));
+    // It had moved before the first round was over: another round.
+    assert_eq!(tracker.next_waiting(2), Some(key(1, 0)));
+    assert_eq!(tracker.next_waiting(2), Some(key(1, 9)));
+    assert_eq!(tracker.next_waiting(2), None);
 }
 
 /// What the tracker promises, written down without slabs: a list of datagrams in order of age.
@@ -300,6 +316,11 @@ proptest! {
                     now += wait * S;
                     while tracker.expire(now, 2, &mut out) == 2 {}
                     prop_assert_eq!(notes(&mut memory, &mut out), model.expire(now));
+                }
+                3 => {
+                    let told: Vec<_> = std::iter::from_fn(|| tracker.next_waiting(step as u64 + 1)).collect();
+                    let waiting = model.datagrams.iter().filter(|d| d.1.is_none()).map(|d| d.0);
+                    prop_assert_eq!(told, waiting.collect::<Vec<_>>());
                 }
                 _ => {
                     let frame = frame(&mut memory);
