@@ -179,9 +179,8 @@ fn a_managed_neighbour_is_resolved_without_traffic() {
         until(&mut mirror, &mut events, "carrier", |m| {
             m.link("eth0").is_some_and(|l| l.up)
         });
-        mirror
-            .manage([("uplink".into(), "10.0.0.2".parse::<IpAddr>().unwrap())])
-            .unwrap();
+        let wanted: [(_, IpAddr); 1] = [("uplink".into(), "10.0.0.2".parse().unwrap())];
+        assert!(mirror.manage(wanted).is_empty());
         until(&mut mirror, &mut events, "the neighbour", |m| {
             m.underlay()
                 .neighbours
@@ -189,12 +188,50 @@ fn a_managed_neighbour_is_resolved_without_traffic() {
                 .any(|n| n.address.to_string() == "10.0.0.2")
         });
         // No longer wanted: an ordinary entry again, which the kernel may forget.
-        mirror.manage([]).unwrap();
+        assert!(mirror.manage([]).is_empty());
         let shown = Command::new("ip")
             .args(["neigh", "show", "10.0.0.2"])
             .output()
             .unwrap();
         assert!(!String::from_utf8_lossy(&shown.stdout).contains("managed"));
+    });
+}
+
+#[test]
+fn a_next_hop_that_the_kernel_refuses_costs_no_other() {
+    in_namespace(|| {
+        for (name, far, mtu) in [("eth0", "far0", 1000), ("eth1", "far1", 1500)] {
+            ip(&format!("link add {name} mtu {mtu} type veth peer name {far}"));
+            ip(&format!("link set {name} up"));
+            ip(&format!("link set {far} up"));
+        }
+        let mut events = EventSocket::open().unwrap();
+        let mut mirror = Mirror::open(PortInterfaces {
+            uplinks: vec!["eth0".into(), "eth1".into()],
+            host: None,
+        })
+        .unwrap();
+        until(&mut mirror, &mut events, "carrier", |m| {
+            ["eth0", "eth1"]
+                .iter()
+                .all(|name| m.link(name).is_some_and(|l| l.up))
+        });
+        // Links of less than 1280 bytes have no IPv6.
+        let wanted: [(_, IpAddr); 2] = [
+            ("uplink".into(), "2001:db8::1".parse().unwrap()),
+            ("uplink1".into(), "10.0.1.2".parse().unwrap()),
+        ];
+        for _ in 0..2 {
+            let refused = mirror.manage(wanted.clone());
+            assert_eq!(refused.len(), 1, "{refused:?}");
+            assert!(refused[0].to_string().contains("2001:db8::1"), "{refused:?}");
+            let shown = Command::new("ip")
+                .args(["neigh", "show", "10.0.1.2", "nud", "all"])
+                .output()
+                .unwrap();
+            let shown = String::from_utf8_lossy(&shown.stdout);
+            assert!(shown.contains("managed"), "{shown}");
+        }
     });
 }
 

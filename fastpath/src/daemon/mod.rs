@@ -125,9 +125,10 @@ struct Daemon {
     retried: Instant,
     /// Source ports that the kernel was told to leave to us.
     reserved: Option<(u16, u16)>,
+    next_hops_refused: usize,
 }
 
-/// Runs until `stop`. Interfaces, connections and the uplinks' programs stay; only `ringway uninstall` removes them.
+/// Runs until `stop`. Interfaces, connections and the uplinks' programs stay for the next process.
 pub fn run(config: &Config, stop: &AtomicBool) -> Result<(), DaemonError> {
     let workers_stop = Arc::new(AtomicBool::new(false));
     let mut daemon = Daemon::start(config, &workers_stop)?;
@@ -217,6 +218,7 @@ impl Daemon {
             steered: steering::Steered::new(config.workers.count),
             neighbours: Neighbours::default(),
             reserved: None,
+            next_hops_refused: 0,
             mirror,
             events,
             host_port,
@@ -360,9 +362,14 @@ impl Daemon {
         let wanted = self
             .neighbours
             .wanted(&underlay, self.desired.facts.peer_addresses());
-        if let Err(error) = self.mirror.manage(wanted) {
-            tracing::warn!(%error, "next hops");
+        let refused = self.mirror.manage(wanted);
+        // Told once, not with each packet that asks for one.
+        if refused.len() > self.next_hops_refused {
+            for error in &refused {
+                tracing::warn!(%error, "next hops");
+            }
         }
+        self.next_hops_refused = refused.len();
     }
 
     /// Packets wait for destinations on the uplinks' own subnets.

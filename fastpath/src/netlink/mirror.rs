@@ -142,11 +142,9 @@ impl Mirror {
     }
 
     /// Asks the kernel to keep exactly these neighbours resolved (`NTF_EXT_MANAGED`), each on the uplink of that port
-    /// name. Those that are no longer wanted are left to the kernel's garbage collection.
-    pub fn manage(
-        &mut self,
-        wanted: impl IntoIterator<Item = (Arc<str>, IpAddr)>,
-    ) -> Result<(), NetlinkError> {
+    /// name. Those that are no longer wanted are left to the kernel's garbage collection. Goes on after a refusal, so that one
+    /// address costs no other; returns the refusals, which are asked for again next time.
+    pub fn manage(&mut self, wanted: impl IntoIterator<Item = (Arc<str>, IpAddr)>) -> Vec<NetlinkError> {
         let wanted: BTreeSet<(u32, IpAddr)> = wanted
             .into_iter()
             .filter_map(|(port, address)| {
@@ -154,15 +152,22 @@ impl Mirror {
                 facts.up.then_some((facts.index, address))
             })
             .collect();
-        for &(index, address) in wanted.difference(&self.managed.clone()) {
-            self.set_managed(index, address, true)?;
-        }
-        for &(index, address) in self.managed.clone().difference(&wanted) {
+        let managed = std::mem::take(&mut self.managed);
+        for &(index, address) in managed.difference(&wanted) {
             // The link may be gone, and its neighbours with it.
             let _ = self.set_managed(index, address, false);
         }
-        self.managed = wanted;
-        Ok(())
+        let mut refused = Vec::new();
+        for (index, address) in wanted {
+            if !managed.contains(&(index, address))
+                && let Err(error) = self.set_managed(index, address, true)
+            {
+                refused.push(error);
+            } else {
+                self.managed.insert((index, address));
+            }
+        }
+        refused
     }
 
     fn set_managed(&mut self, index: u32, address: IpAddr, managed: bool) -> Result<(), NetlinkError> {
