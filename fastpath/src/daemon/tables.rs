@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -130,6 +131,8 @@ fn descriptor(path: &Path, fresh: bool) -> Result<OwnedFd, TablesError> {
         .read(true)
         .write(true)
         .truncate(false)
+        // Who talks with whom, and the secret of the hash.
+        .mode(0o600)
         .open(path);
     file.map(OwnedFd::from).map_err(|e| file_error(path, e))
 }
@@ -174,6 +177,20 @@ mod tests {
         drop(first);
         let second = Tables::open(&config(folder.path()), 2).unwrap();
         assert_eq!(second.adopted, [0, 0]);
+    }
+
+    #[test]
+    fn nobody_else_reads_the_tables() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        drop(Tables::open(&config(folder.path()), 2).unwrap());
+        for family in ["v4", "v6"] {
+            let mode = fs::metadata(folder.path().join(family))
+                .unwrap()
+                .permissions()
+                .mode();
+            assert_eq!(mode & 0o777, 0o600, "{family}");
+        }
     }
 
     #[test]
