@@ -147,7 +147,7 @@ impl<O: Observer> Pass<'_, O> {
             .packet
             .dst(&self.memory.bytes(&waiting.frame)[waiting.l3..]);
         self.snapshot
-            .underlay_adjacency(destination, waiting.hash as u32)
+            .underlay_adjacency(destination, super::decide::ecmp(waiting.hash))
             .unwrap_or(waiting.adjacency)
     }
 
