@@ -144,6 +144,14 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
         self.handle.clone()
     }
 
+    /// Makes at most so many ICMP errors a second on average, a tenth of it at once.
+    ///
+    /// # Panics
+    /// When that is less than one at once.
+    pub fn limit_icmp_errors(&mut self, per_second: u32) {
+        self.icmp_errors = IcmpErrors::new(per_second, per_second / 10);
+    }
+
     /// Its counters.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters

@@ -66,8 +66,8 @@ pub struct WorkersConfig {
     pub count: usize,
     /// CPUs to pin them to, in order; empty: the CPUs that the process may use, first ones first.
     pub cpus: Vec<usize>,
-    /// Poll rounds without a frame before a worker sleeps.
-    pub idle_rounds: u32,
+    /// How long a worker goes on polling after the last frame, microseconds, before it sleeps.
+    pub busy_poll_us: u64,
 }
 
 /// `[bpf]`.
@@ -106,10 +106,8 @@ pub struct MemoryConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
-    /// Ports, all kinds.
-    pub ports_max: usize,
-    /// ICMP errors and resets that a worker makes each second.
-    pub answers_per_second_max: u32,
+    /// ICMP errors that a worker makes each second on average, a tenth of it at once.
+    pub icmp_errors_per_second_max: u32,
 }
 
 impl Default for SocketsConfig {
@@ -137,7 +135,7 @@ impl Default for WorkersConfig {
         Self {
             count: 1,
             cpus: Vec::new(),
-            idle_rounds: 64,
+            busy_poll_us: 100,
         }
     }
 }
@@ -173,8 +171,7 @@ impl Default for MemoryConfig {
 impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
-            ports_max: 1024,
-            answers_per_second_max: 1000,
+            icmp_errors_per_second_max: 1000,
         }
     }
 }
@@ -261,6 +258,22 @@ impl Config {
             (
                 (1..=64).contains(&workers.count),
                 ("workers.count", workers.count.to_string(), "1 to 64"),
+            ),
+            (
+                workers.busy_poll_us <= 1_000_000,
+                (
+                    "workers.busy_poll_us",
+                    workers.busy_poll_us.to_string(),
+                    "0 to 1000000",
+                ),
+            ),
+            (
+                (10..=1_000_000).contains(&self.limits.icmp_errors_per_second_max),
+                (
+                    "limits.icmp_errors_per_second_max",
+                    self.limits.icmp_errors_per_second_max.to_string(),
+                    "10 to 1000000",
+                ),
             ),
             (
                 workers.cpus.is_empty() || workers.cpus.len() >= workers.count,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use core_affinity::CoreId;
 
@@ -100,7 +101,11 @@ fn start_one(
         seed: clock::monotonic_ns() ^ (seat as u64) << 56,
         punt_to_host_mac: true,
     };
-    let run = RunConfig::default();
+    let run = RunConfig {
+        busy_poll: Duration::from_micros(config.workers.busy_poll_us),
+        ..RunConfig::default()
+    };
+    let icmp_errors_per_second = config.limits.icmp_errors_per_second_max;
     let (shared, stop) = (Arc::clone(shared), Arc::clone(stop));
     let (handle_to, handle_from) = crossbeam::channel::bounded(1);
     let thread = thread::Builder::new()
@@ -114,6 +119,7 @@ fn start_one(
             // Half a worker must not go on: what it left undone nobody would know.
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 let mut worker = Worker::new(worker_config, shared, memory, Unobserved);
+                worker.limit_icmp_errors(icmp_errors_per_second);
                 let _ = handle_to.send(worker.handle());
                 worker.run(&run, &stop);
             }));

@@ -70,7 +70,9 @@ pub enum AttachError {
         detail: String,
     },
     /// What is pinned was made by another version.
-    #[error("{path} was made by another version of the program; run `ringway uninstall`, or remove it")]
+    #[error(
+        "{path} was made by another version of the program; remove it (`rm -r` of its folder), and start again"
+    )]
     OtherVersion {
         /// The pinned object.
         path: String,
