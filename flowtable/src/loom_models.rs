@@ -100,6 +100,36 @@ fn two_that_decide_again_take_turns() {
     });
 }
 
+/// The reply's state follows the original's: who is between the two finds the bits all the same.
+#[test]
+fn a_flow_is_decided_again_from_the_bits_of_its_installer() {
+    model(3, || {
+        let (table, domain) = table(1);
+        let worker = domain.register(0).unwrap();
+        let mut writer = table.writer(&worker, Share::ALL);
+        let other = thread::spawn({
+            let (table, domain) = (Arc::clone(&table), Arc::clone(&domain));
+            move || {
+                let worker = domain.register(1).unwrap();
+                let mut writer = table.writer(&worker, Share::ALL);
+                let Some(flow) = find(&table, 1) else { return };
+                let _ = writer.redecide(flow, |both| {
+                    assert_eq!(
+                        [Direction::Original, Direction::Reply].map(|d| both.bits(d)),
+                        [5, 5]
+                    );
+                    Decision::Keep
+                });
+            }
+        });
+        let flow = writer.insert(&[1], &[2], |both| stamp_all(both, 5)).unwrap();
+        other.join().unwrap();
+        for flow in [flow, flow.peer()] {
+            assert_eq!(table.read(flow).unwrap().state().bits(), 5);
+        }
+    });
+}
+
 #[test]
 fn a_connection_is_removed_once() {
     model(3, || {

@@ -315,6 +315,10 @@ fn install<const K: usize, const W: usize>(
     }
     let mut both = Both::open(records, [0, 0]);
     init(&mut both);
+    // At once: whoever decides the connection again, or adopts it, between the two steps of `commit` goes on from these. The
+    // original's bits come with its Live state.
+    let [_, reply] = records;
+    reply.set_state(reply.state().with_bits(both.bits[1]));
     both.bits
 }
 
