@@ -62,8 +62,8 @@ pub trait PacketIo {
     /// What the port can do for frames that it sends.
     fn capabilities(&self) -> Capabilities;
 
-    /// The next [`rx`](Self::rx) would give frames. Asked before the worker sleeps; `false` is right for a port whose
-    /// [`wait_fd`](Self::wait_fd) is readable then.
+    /// The next [`rx`](Self::rx) would give frames, or do what can't wait. Asked before the worker sleeps; `false` is right for a
+    /// port whose [`wait_fd`](Self::wait_fd) is readable then.
     fn has_input(&mut self) -> bool {
         false
     }

@@ -487,7 +487,9 @@ impl PacketIo for AfxdpPort {
     }
 
     fn has_input(&mut self) -> bool {
-        self.rings.rx.available(1) > 0
+        // What the kernel did not send yet is asked for again by `rx`, and no descriptor tells when it can be: a worker that slept
+        // on it would send the end of a burst by its next beat.
+        self.rings.rx.available(1) > 0 || self.unsent && self.liveness == Liveness::Up
     }
 
     fn wait_fd(&self) -> Option<RawFd> {
