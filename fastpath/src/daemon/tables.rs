@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use flowtable::{Config as TableConfig, CreateError, Memory, Quiescence, Table, TableV4, TableV6};
 
@@ -116,6 +117,12 @@ fn open<const K: usize, const W: usize>(
         user_words,
     };
     let table = Table::create(config, Memory::Shared(descriptor(path, true)?), quiescence)?;
+    // Generations start where no adopted flow of the other family can have its stamp from.
+    let start = random_seed()? as u64;
+    for word in table.user_area() {
+        // Relaxed: nobody else has the table yet.
+        word.store(start, Relaxed);
+    }
     Ok((table, 0))
 }
 
