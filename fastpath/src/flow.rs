@@ -34,10 +34,12 @@ pub enum Ingress {
 impl Zone {
     /// Plain packets on uplinks.
     pub const UPLINK: Self = Self(0);
+    /// Ports are numbered below this.
+    pub const PORTS_MAX: u32 = TUNNEL as u32 - 1;
+    /// Other nodes are numbered below this.
+    pub const PEERS_MAX: u32 = TUNNEL as u32;
 
-    /// The zone of an ingress.
-    ///
-    /// Ports are numbered below 32767, peers below 32768: limits of the snapshot, told apart by the top bit.
+    /// The zone of an ingress; ports and other nodes are told apart by the top bit.
     pub const fn of(ingress: Ingress) -> Self {
         match ingress {
             Ingress::Uplink => Self(0),

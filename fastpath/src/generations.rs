@@ -42,8 +42,15 @@ impl<'t> Generations<'t> {
     /// Everything has changed: after adopting a table that another process left.
     pub fn bump_all(self) {
         for counter in self.counters {
-            counter.fetch_add(1, Release);
+            counter.fetch_add(ADOPTION, Release);
         }
+    }
+
+    /// The decision was another process's: what it says of adjacencies and rules means nothing here. (So is one that more
+    /// changes outdated than a process sees in the life of a flow.)
+    pub fn is_foreign(self, stamp: Stamp) -> bool {
+        let behind = self.sum(stamp.0).wrapping_sub(stamp.0 >> SUM_SHIFT) & SUM_MASK;
+        behind >= 4 * ADOPTION
     }
 
     /// The stamp of a decision made now by these shards.
@@ -82,6 +89,9 @@ pub struct Stamp(pub u64);
 const SHARD_BITS: u32 = SHARDS.trailing_zeros();
 const MASK: usize = SHARDS - 1;
 const SUM_SHIFT: u32 = 4 * SHARD_BITS;
+/// What an adoption adds to each counter: far more than changes do, and no divisor of the sum's range, so that a flow that slept
+/// through many adoptions is not taken for a fresh one.
+const ADOPTION: u64 = (1 << 18) + 1;
 const SUM_MASK: u64 = (1 << (64 - SUM_SHIFT)) - 1;
 const _: () = assert!(SHARDS.is_power_of_two() && SUM_SHIFT == 40);
 
@@ -116,6 +126,25 @@ mod tests {
         let stamp = generations.stamp(SHARDS_OF_FLOW);
         generations.bump_all();
         assert!(!generations.is_current(stamp));
+    }
+
+    #[test]
+    fn a_foreign_stamp_is_told_from_an_outdated_one() {
+        let words = words();
+        let generations = Generations::over(&words);
+        let stamp = generations.stamp(SHARDS_OF_FLOW);
+        for _ in 0..10_000 {
+            generations.bump(SHARDS_OF_FLOW[0]);
+        }
+        assert!(!generations.is_foreign(stamp));
+        for _ in 0..15 {
+            generations.bump_all();
+            assert!(generations.is_foreign(stamp));
+        }
+        for _ in 0..100 {
+            generations.bump_all();
+            assert!(!generations.is_current(stamp));
+        }
     }
 
     #[test]

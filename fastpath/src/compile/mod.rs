@@ -6,6 +6,7 @@
 
 mod claim;
 mod node;
+mod numbers;
 mod peer;
 mod plan;
 mod policy;
@@ -27,6 +28,8 @@ use crate::table::slots::Slots;
 use crate::table::trie::Trie;
 use crate::underlay::Underlay;
 use plan::Plan;
+
+pub use numbers::Numbers;
 
 /// A snapshot and what publishing it bumps.
 #[derive(Clone, Debug)]
@@ -56,12 +59,22 @@ pub enum CompileError {
 
 /// The tables of a whole desired state, from nothing.
 pub fn compile(state: &ValidState, underlay: &Underlay) -> Result<Compiled, CompileError> {
-    let mut work = Work {
-        snapshot: empty(),
-        bumps: Bumps::none(),
-    };
+    compile_numbered(state, underlay, &Numbers::default())
+}
+
+/// As [`compile`], with the numbers that a process before gave: for the flow tables that it left.
+pub fn compile_numbered(
+    state: &ValidState,
+    underlay: &Underlay,
+    numbers: &Numbers,
+) -> Result<Compiled, CompileError> {
+    let mut work = Work::on(empty());
     work.snapshot.underlay = Arc::new(underlay.clone());
-    work.apply(state.version, Plan::replacing(&work.snapshot, state))?;
+    let mut plan = Plan::replacing(&work.snapshot, state);
+    numbers::sort(&mut plan.ports, &numbers.ports, |port| &port.name);
+    numbers::sort(&mut plan.remote_nodes, &numbers.peers, |node| &node.name);
+    work.numbers = numbers.clone();
+    work.apply(state.version, plan)?;
     Ok(Compiled {
         snapshot: work.snapshot,
         bumps: Bumps::all(),
@@ -71,10 +84,7 @@ pub fn compile(state: &ValidState, underlay: &Underlay) -> Result<Compiled, Comp
 /// The tables of a whole desired state that follows `previous`: what has the same name keeps its index, and only what differs
 /// bumps. A control process that restarted sends such a state.
 pub fn replace(previous: &Snapshot, state: &ValidState) -> Result<Compiled, CompileError> {
-    let mut work = Work {
-        snapshot: previous.clone(),
-        bumps: Bumps::none(),
-    };
+    let mut work = Work::on(previous.clone());
     work.apply(state.version, Plan::replacing(previous, state))?;
     Ok(work.done())
 }
@@ -87,20 +97,14 @@ pub fn apply(previous: &Snapshot, delta: &ValidDelta) -> Result<Compiled, Compil
             found: previous.version,
         });
     }
-    let mut work = Work {
-        snapshot: previous.clone(),
-        bumps: Bumps::none(),
-    };
+    let mut work = Work::on(previous.clone());
     work.apply(delta.version, Plan::of_delta(previous, &delta.changes))?;
     Ok(work.done())
 }
 
 /// The tables after the underlay became `underlay`.
 pub fn apply_underlay(previous: &Snapshot, underlay: &Underlay) -> Result<Compiled, CompileError> {
-    let mut work = Work {
-        snapshot: previous.clone(),
-        bumps: Bumps::none(),
-    };
+    let mut work = Work::on(previous.clone());
     work.snapshot.underlay = Arc::new(underlay.clone());
     work.rebuild_underlay()?;
     work.settle();
@@ -111,9 +115,19 @@ pub fn apply_underlay(previous: &Snapshot, underlay: &Underlay) -> Result<Compil
 struct Work {
     snapshot: Snapshot,
     bumps: Bumps,
+    /// Numbers that were kept.
+    numbers: Numbers,
 }
 
 impl Work {
+    fn on(snapshot: Snapshot) -> Self {
+        Self {
+            snapshot,
+            bumps: Bumps::none(),
+            numbers: Numbers::default(),
+        }
+    }
+
     fn done(self) -> Compiled {
         Compiled {
             snapshot: self.snapshot,

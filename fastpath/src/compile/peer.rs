@@ -9,7 +9,8 @@ use ipnet::IpNet;
 use super::claim::host;
 use super::node::{missing, outer};
 use super::template::{self, End};
-use super::{CompileError, Work};
+use super::{CompileError, Work, numbers};
+use crate::flow::Zone;
 use crate::snapshot::table::{BlockRecord, Claim, Peer};
 use crate::snapshot::{Adjacency, PeerId, Shard};
 use crate::table::hash;
@@ -33,18 +34,33 @@ impl Work {
             self.peer_mut(id).source = source.clone();
             id
         } else {
-            let index = self.snapshot.peers.next_index();
-            let Ok(id) = u16::try_from(index) else {
-                let subject = Subject::new("Node", "", &source.name);
-                return Err(subject
-                    .invalid("remote_nodes", format!("at most {} nodes", u16::MAX), index)
-                    .into());
+            let peers = &self.snapshot.peers;
+            let index = numbers::kept(
+                &self.numbers.peers,
+                &source.name,
+                peers.end(),
+                peers.next_index(),
+                Zone::PEERS_MAX,
+            );
+            let id = match u16::try_from(index) {
+                Ok(id) if index < Zone::PEERS_MAX => id,
+                _ => {
+                    let subject = Subject::new("Node", "", &source.name);
+                    return Err(subject
+                        .invalid(
+                            "remote_nodes",
+                            format!("at most {} nodes", Zone::PEERS_MAX),
+                            index,
+                        )
+                        .into());
+                }
             };
-            self.snapshot.peers.insert(Peer {
+            let peer = Peer {
                 source: source.clone(),
                 tunnels: [None; 3],
                 blocks: 0,
-            });
+            };
+            self.snapshot.peers.insert_at(index, peer);
             self.snapshot.peer_names.insert(source.name.clone(), PeerId(id));
             PeerId(id)
         };

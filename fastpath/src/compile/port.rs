@@ -8,7 +8,8 @@ use wire::addr::Mac;
 
 use super::claim::host;
 use super::node::missing;
-use super::{CompileError, Work, template, within};
+use super::{CompileError, Work, numbers, template, within};
+use crate::flow::Zone;
 use crate::port::PortId;
 use crate::snapshot::table::{Claim, PortRecord};
 use crate::snapshot::{AdjacencyId, Attachment, PolicyId, Port, Shard, TierAttachment};
@@ -60,7 +61,7 @@ impl Work {
         let egress = self.attachment(&subject, &source.egress)?;
         let id = match &record {
             Some(record) => record.id,
-            None => self.new_port_id(&subject)?,
+            None => self.new_port_id(&subject, &source.name)?,
         };
         let source = Arc::new(source);
         let old = self.snapshot.ports.get(u32::from(id.0)).cloned();
@@ -93,8 +94,7 @@ impl Work {
         } else {
             self.bumps.add(port.policy_shard);
             self.bumps.add(Shard::local(id));
-            let index = self.snapshot.ports.insert(port);
-            debug_assert_eq!(index, u32::from(id.0), "the index that was promised");
+            self.snapshot.ports.insert_at(u32::from(id.0), port);
         }
         if source.kind == PortKind::Pod {
             self.claim_addresses(&subject, id, &source, record.as_ref())?;
@@ -167,12 +167,19 @@ impl Work {
         Ok(source.kind != PortKind::Pod)
     }
 
-    fn new_port_id(&self, subject: &Subject) -> Result<PortId, CompileError> {
-        let max = self.snapshot.limits.ports.min(u32::from(u16::MAX));
-        within(subject, "ports", self.snapshot.ports.len() + 1, max)?;
-        let index = self.snapshot.ports.next_index();
+    fn new_port_id(&self, subject: &Subject, name: &str) -> Result<PortId, CompileError> {
+        let ports = &self.snapshot.ports;
+        let max = self.snapshot.limits.ports.min(Zone::PORTS_MAX);
+        within(subject, "ports", ports.len() + 1, max)?;
+        let index = numbers::kept(
+            &self.numbers.ports,
+            name,
+            ports.end(),
+            ports.next_index(),
+            Zone::PORTS_MAX,
+        );
         match u16::try_from(index) {
-            Ok(index) if index != u16::MAX => Ok(PortId(index)),
+            Ok(id) if index < Zone::PORTS_MAX => Ok(PortId(id)),
             _ => Err(subject
                 .invalid("ports", "fewer changes at once: indexes are spent", index)
                 .into()),

@@ -9,8 +9,9 @@ use contract::valid::{Invalid, ValidDelta, ValidState};
 
 use super::control::Message;
 use super::facts::Facts;
+use super::numbers::NumberFile;
 use super::workers::WorkerThread;
-use crate::compile::{self, CompileError, Compiled};
+use crate::compile::{self, CompileError, Compiled, Numbers};
 use crate::shared::Shared;
 use crate::snapshot::{Bumps, Snapshot};
 use crate::underlay::Underlay;
@@ -25,6 +26,7 @@ pub(super) struct Desired {
     /// What was refused last, until something is applied.
     pub(super) last_refusal: Option<String>,
     node_name: String,
+    numbers: NumberFile,
     publications: VecDeque<Publication>,
 }
 
@@ -45,7 +47,12 @@ struct Acknowledge {
 
 impl Desired {
     /// Nothing yet. `node_name`, if set, is the only node whose state is taken.
-    pub(super) fn new(shared: Arc<Shared>, node_name: String, underlay: Underlay) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        node_name: String,
+        underlay: Underlay,
+        numbers: NumberFile,
+    ) -> Self {
         let current = shared.snapshot().current();
         Self {
             shared,
@@ -54,6 +61,7 @@ impl Desired {
             facts: Facts::default(),
             last_refusal: None,
             node_name,
+            numbers,
             publications: VecDeque::new(),
         }
     }
@@ -76,14 +84,20 @@ impl Desired {
     /// Takes what control said. The answer is what is said at once: a refusal, or the wish for a snapshot.
     pub(super) fn take(&mut self, message: Message, workers: &[WorkerThread]) -> Option<Answer> {
         let received = Instant::now();
-        let (version, outcome) = match message {
-            Message::Snapshot(state) => (state.version, self.take_state(*state)),
-            Message::Delta(delta) => (delta.version, self.take_delta(*delta)),
+        let (version, outcome, numbers_things) = match message {
+            Message::Snapshot(state) => (state.version, self.take_state(*state), true),
+            Message::Delta(delta) => {
+                let numbers_things = numbers_things(&delta);
+                (delta.version, self.take_delta(*delta), numbers_things)
+            }
         };
         match outcome {
             Ok((compiled, facts)) => {
                 self.facts = facts;
                 self.last_refusal = None;
+                if numbers_things {
+                    self.numbers.keep(Numbers::of(&compiled.snapshot));
+                }
                 let acknowledge = Acknowledge {
                     version,
                     received,
@@ -149,7 +163,7 @@ impl Desired {
         }
         let facts = Facts::of(&state);
         let compiled = if self.current.version() == 0 {
-            compile::compile(&state, &self.underlay)?
+            compile::compile_numbered(&state, &self.underlay, self.numbers.kept())?
         } else {
             compile::replace(&self.current, &state)?
         };
@@ -188,4 +202,15 @@ impl Desired {
             message: invalid.to_string(),
         })
     }
+}
+
+/// Ports or nodes come or go.
+fn numbers_things(delta: &contract::proto::Delta) -> bool {
+    use contract::proto::change::Change as Kind;
+    delta.changes.iter().any(|change| {
+        matches!(
+            change.change,
+            Some(Kind::Port(_) | Kind::PortRemoved(_) | Kind::RemoteNode(_) | Kind::RemoteNodeRemoved(_))
+        )
+    })
 }

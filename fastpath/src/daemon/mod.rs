@@ -9,6 +9,7 @@ pub mod config;
 mod control;
 mod desired;
 mod facts;
+mod numbers;
 mod ports;
 mod privileges;
 mod steering;
@@ -36,6 +37,7 @@ use crate::status::{Answer, Question};
 use config::{Config, ConfigError};
 use control::ControlSocket;
 use desired::Desired;
+use numbers::NumberFile;
 use ports::Ports;
 use steering::Neighbours;
 use tables::{Tables, TablesError};
@@ -213,7 +215,12 @@ impl Daemon {
         Ok(Self {
             started: Instant::now(),
             retried: Instant::now(),
-            desired: Desired::new(Arc::clone(&shared), config.node.name.clone(), underlay),
+            desired: Desired::new(
+                Arc::clone(&shared),
+                config.node.name.clone(),
+                underlay,
+                NumberFile::open(&config.flow_table.directory),
+            ),
             ports: Ports::new(config),
             steered: steering::Steered::new(config.workers.count),
             neighbours: Neighbours::default(),

@@ -16,6 +16,7 @@ use super::{Inbound, Pass, Table};
 use crate::answer::{Link, reset};
 use crate::flow::Tuple;
 use crate::flow::record::{Bits, Layout};
+use crate::generations::Stamp;
 use crate::observe::{Fate, Observer};
 use crate::snapshot::RuleId;
 use crate::verdict::DropReason;
@@ -41,11 +42,13 @@ impl<O: Observer> Pass<'_, O> {
         flow: FlowRef,
         inbound: &Inbound,
     ) -> Redecided {
-        if self.redecisions_left == 0 {
+        let stamp = Stamp(L::writer(self.flows).table().record(flow).word(L::STAMP));
+        let is_foreign = self.generations().is_foreign(stamp);
+        if self.redecisions_left == 0 && !is_foreign {
             self.counters.redecisions_put_off.add(1);
             return Redecided::Same;
         }
-        self.redecisions_left -= 1;
+        self.redecisions_left = self.redecisions_left.saturating_sub(1);
         self.counters.redecisions.add(1);
         let (snapshot, shared, hash) = (self.snapshot, self.shared, inbound.hash);
         let rng = &mut *self.rng;
@@ -83,14 +86,14 @@ impl<O: Observer> Pass<'_, O> {
                     (Decision::Keep, Redecided::Anew)
                 }
                 // Its replies come from elsewhere now: another entry, made by this packet or by the next the other way.
-                Ok(_) if reply_packet => (Decision::Keep, Redecided::Same),
+                Ok(_) if reply_packet && !is_foreign => (Decision::Keep, Redecided::Same),
                 Ok(_) => (Decision::Remove, Redecided::Gone),
                 Err(refusal) if refusal.reason == DropReason::PolicyDenied => {
                     deny::<L, K, W>(both, refusal.rule, stamp(refusal.shards));
                     (Decision::Keep, Redecided::Anew)
                 }
                 // The backend of a datagram flow is gone: the next packet to the Service chooses another.
-                Err(refusal) if refusal.reason == DropReason::NoFlow && reply_packet => {
+                Err(refusal) if refusal.reason == DropReason::NoFlow && reply_packet && !is_foreign => {
                     (Decision::Keep, Redecided::Same)
                 }
                 Err(refusal) if refusal.reason == DropReason::NoFlow => {
@@ -110,6 +113,8 @@ impl<O: Observer> Pass<'_, O> {
                 }
             }
             Ok(Decision::Keep) => {}
+            // The old decision serves once more, unless it is another process's.
+            Err(_) if is_foreign => return Redecided::Gone,
             Err(_) => return Redecided::Same,
         }
         outcome

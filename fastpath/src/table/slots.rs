@@ -80,6 +80,23 @@ impl<T: Clone> Slots<T> {
         index
     }
 
+    /// Puts a thing at `index`: the next one, or one beyond all that were ever used. Those between are free from the next
+    /// [`Slots::settle`] on.
+    ///
+    /// # Panics
+    /// At any other index.
+    pub fn insert_at(&mut self, index: u32, item: T) {
+        if index == self.next_index() {
+            self.insert(item);
+            return;
+        }
+        assert!(index >= self.end, "index {index} was used, below {}", self.end);
+        self.freed.extend(self.end..index);
+        *self.items.get_mut(index) = Slot::Taken(item);
+        self.end = index + 1;
+        self.live += 1;
+    }
+
     /// Takes the thing at `index` out. The index stays unused until [`Slots::settle`].
     pub fn remove(&mut self, index: u32) -> Option<T> {
         self.get(index)?;
@@ -141,5 +158,20 @@ mod tests {
         assert_eq!([slots.insert(5), slots.insert(6), slots.insert(7)], [2, 0, 5]);
         assert_eq!(slots.len(), 6);
         assert_eq!(slots.remove(9), None);
+    }
+
+    #[test]
+    fn indexes_that_were_leapt_over_are_free() {
+        let mut slots = Slots::default();
+        slots.insert_at(0, 'a');
+        slots.insert_at(3, 'd');
+        assert_eq!(slots.insert('e'), 4);
+        slots.settle();
+        assert_eq!(
+            [slots.insert('b'), slots.insert('c'), slots.insert('f')],
+            [1, 2, 5]
+        );
+        let all: String = slots.iter().map(|(_, item)| *item).collect();
+        assert_eq!(all, "abcdef");
     }
 }

@@ -227,6 +227,53 @@ impl Lab {
         }
     }
 
+    /// Another process takes over the flow tables, and compiles the same state from nothing but `numbers`.
+    pub fn restart(self, numbers: &compile::Numbers) -> Self {
+        let Self {
+            state,
+            underlay,
+            worker,
+            shared,
+            now_ns,
+            chunks,
+            ..
+        } = self;
+        drop(worker);
+        let valid = ValidState::try_from(state.clone()).expect("a valid state");
+        let snapshot = compile::compile_numbered(&valid, &underlay, numbers)
+            .expect("a state that compiles")
+            .snapshot;
+        let (v4, v6) = (Arc::clone(shared.v4()), Arc::clone(shared.v6()));
+        let shared = Shared::over(
+            v4,
+            v6,
+            Arc::clone(shared.quiescence()),
+            Arc::new(snapshot.clone()),
+        );
+        shared.generations().bump_all();
+        let config = WorkerConfig {
+            seat: 0,
+            workers: 1,
+            seed: 1,
+            punt_to_host_mac: false,
+        };
+        let memory = Memory::heap(chunks, 2048);
+        let mut worker = Worker::new(config, Arc::clone(&shared), memory, Recorder::default());
+        for port in snapshot.ports() {
+            worker.add_port(port.id, RingPort::new(64));
+        }
+        Self {
+            state,
+            underlay,
+            worker,
+            shared,
+            snapshot,
+            now_ns,
+            next: 0,
+            chunks,
+        }
+    }
+
     /// Applies a change of the desired state to the running node.
     pub fn change(&mut self, change: impl FnOnce(&mut proto::State)) {
         change(&mut self.state);

@@ -20,6 +20,7 @@ mod limits;
 mod nat;
 mod packet;
 mod policy;
+mod restart;
 mod robust;
 mod service;
 mod tunnel;
