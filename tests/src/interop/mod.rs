@@ -3,6 +3,7 @@
 
 pub mod capture;
 pub mod exchange;
+pub mod scapy;
 
 use std::fs;
 use std::path::Path;
