@@ -1,12 +1,12 @@
-//! A batch: the frames of one loop, gathered across ports, as parallel arrays.
+//! A batch: parallel arrays, one for each thing that a stage sets.
 
-use flowtable::{FlowHash, FlowRef, Table};
+use flowtable::{FlowHash, FlowRef, View};
 use wire::packet::Family;
 
 use crate::flow::key::{self, V4, V6};
 use crate::io::{BATCH_MAX, Frame};
 use crate::port::PortId;
-use crate::stage::Parsed;
+use crate::stage::{Mark, Parsed, Plain};
 
 /// Frames received together, what they are, and what lookup found. Reused from loop to loop: nothing is allocated.
 #[derive(Debug)]
@@ -14,73 +14,80 @@ pub(crate) struct Batch {
     pub frames: Vec<Frame>,
     /// The port of each.
     pub ports: Vec<PortId>,
-    /// What each turned out to be.
+    /// Frames in a row from one port.
+    pub runs: Vec<(PortId, usize)>,
+    /// What each is if it is plain.
+    pub marks: Vec<Mark>,
+    /// What each of the others turned out to be, in order.
     pub parsed: Vec<Parsed>,
-    /// Where the lookup of each stands.
-    pub lookups: Vec<Lookup>,
-    v4: Keys<2>,
-    v6: Keys<5>,
-}
-
-/// What the batch's lookup found for one frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lookup {
-    /// Not looked up: no packet of a flow, or a later fragment.
-    None,
-    /// IPv4, with the hash of its key.
-    V4(FlowHash, Option<FlowRef>),
-    /// IPv6.
-    V6(FlowHash, Option<FlowRef>),
+    /// Keys of those that belong to a flow, in order.
+    pub v4: Keys<2>,
+    pub v6: Keys<5>,
 }
 
 /// The keys of one family, to be looked up together.
 #[derive(Debug)]
-struct Keys<const K: usize> {
+pub(crate) struct Keys<const K: usize> {
     words: Vec<[u64; K]>,
-    /// Which frame each key is of.
-    frames: Vec<u8>,
     hashes: Vec<FlowHash>,
     found: Vec<Option<FlowRef>>,
+}
+
+/// What the lookup of one key found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lookup<const K: usize> {
+    pub key: [u64; K],
+    pub hash: FlowHash,
+    pub found: Option<FlowRef>,
 }
 
 impl<const K: usize> Keys<K> {
     fn new() -> Self {
         Self {
             words: Vec::with_capacity(BATCH_MAX),
-            frames: Vec::with_capacity(BATCH_MAX),
-            hashes: vec![FlowHash::default(); BATCH_MAX],
+            hashes: Vec::with_capacity(BATCH_MAX),
             found: vec![None; BATCH_MAX],
         }
     }
 
     fn clear(&mut self) {
         self.words.clear();
-        self.frames.clear();
+        self.hashes.clear();
     }
 
-    fn lookup<const W: usize>(
-        &mut self,
-        table: &Table<K, W>,
-    ) -> impl Iterator<Item = (usize, FlowHash, Option<FlowRef>)> {
+    /// Adds a key, whose bucket is on its way from now on.
+    #[inline]
+    fn push<const W: usize>(&mut self, key: [u64; K], table: &View<'_, K, W>) {
+        self.hashes.push(table.begin(&key));
+        self.words.push(key);
+    }
+
+    #[inline]
+    fn look_up<const W: usize>(&mut self, table: &View<'_, K, W>) {
         let len = self.words.len();
-        table.lookup_batch(&self.words, &mut self.hashes[..len], &mut self.found[..len]);
+        table.finish(&self.words, &self.hashes, &mut self.found[..len]);
+    }
+
+    /// What was found, in order.
+    #[inline]
+    pub(crate) fn lookups(&self) -> impl Iterator<Item = Lookup<K>> {
         let results = self.hashes.iter().zip(&self.found);
-        self.frames
-            .iter()
-            .zip(results)
-            .map(|(frame, (hash, found))| (usize::from(*frame), *hash, *found))
+        self.words.iter().zip(results).map(|(key, (hash, found))| Lookup {
+            key: *key,
+            hash: *hash,
+            found: *found,
+        })
     }
 }
-
-const _: () = assert!(BATCH_MAX <= u8::MAX as usize);
 
 impl Batch {
     pub(crate) fn new() -> Self {
         Self {
             frames: Vec::with_capacity(BATCH_MAX),
             ports: Vec::with_capacity(BATCH_MAX),
+            runs: Vec::with_capacity(BATCH_MAX),
+            marks: Vec::with_capacity(BATCH_MAX),
             parsed: Vec::with_capacity(BATCH_MAX),
-            lookups: Vec::with_capacity(BATCH_MAX),
             v4: Keys::new(),
             v6: Keys::new(),
         }
@@ -95,53 +102,62 @@ impl Batch {
     pub(crate) fn clear(&mut self) {
         debug_assert!(self.frames.is_empty(), "a frame of the last batch got no verdict");
         self.ports.clear();
+        self.runs.clear();
+        self.marks.clear();
         self.parsed.clear();
-        self.lookups.clear();
         self.v4.clear();
         self.v6.clear();
     }
 
-    /// Notes what the next frame is, and its key; `head` are the bytes of its first chunk.
+    /// Notes that the last `count` frames came from `port`.
     #[inline]
-    pub(crate) fn push_parsed(&mut self, parsed: Parsed, head: &[u8]) {
-        let index = self.parsed.len();
-        self.parsed.push(parsed);
-        self.lookups.push(Lookup::None);
-        let Parsed::Ip(place) = parsed else { return };
-        if place.packet.is_later_fragment() {
-            return;
-        }
-        let l3 = &head[usize::from(place.l3)..];
-        let kind = key::ports_kind(&place.packet);
-        match place.packet.family {
-            Family::V4 => {
-                self.v4
-                    .words
-                    .push(<V4 as key::Family>::key_of(l3, &place.packet, kind, place.zone));
-                self.v4.frames.push(index as u8);
-            }
-            Family::V6 => {
-                self.v6
-                    .words
-                    .push(<V6 as key::Family>::key_of(l3, &place.packet, kind, place.zone));
-                self.v6.frames.push(index as u8);
-            }
+    pub(crate) fn push_run(&mut self, port: PortId, count: usize) {
+        if count > 0 {
+            self.ports.extend(std::iter::repeat_n(port, count));
+            self.runs.push((port, count));
         }
     }
 
-    /// Looks up all keys: hashes them, prefetches, compares.
+    /// Notes that the next frame is plain.
     #[inline]
-    pub(crate) fn lookup(&mut self, v4: &Table<2, 8>, v6: &Table<5, 12>) {
-        let lookups = &mut self.lookups;
-        if !self.v4.words.is_empty() {
-            self.v4
-                .lookup(v4)
-                .for_each(|(frame, hash, found)| lookups[frame] = Lookup::V4(hash, found));
+    pub(crate) fn push_plain(&mut self, plain: &Plain, v4: &View<'_, 2, 8>) {
+        self.marks.push(plain.mark);
+        self.v4.push(plain.key, v4);
+    }
+
+    /// Notes what the next frame is, and its key; `head` are the bytes of its first chunk.
+    pub(crate) fn push_parsed(
+        &mut self,
+        parsed: Parsed,
+        head: &[u8],
+        v4: &View<'_, 2, 8>,
+        v6: &View<'_, 5, 12>,
+    ) {
+        self.marks.push(Mark::default());
+        self.parsed.push(parsed);
+        let (Some(family), Parsed::Ip(place)) = (parsed.flow_family(), parsed) else {
+            return;
+        };
+        let l3 = &head[usize::from(place.l3)..];
+        let kind = key::ports_kind(&place.packet);
+        match family {
+            Family::V4 => self.v4.push(
+                <V4 as key::Family>::key_of(l3, &place.packet, kind, place.zone),
+                v4,
+            ),
+            Family::V6 => self.v6.push(
+                <V6 as key::Family>::key_of(l3, &place.packet, kind, place.zone),
+                v6,
+            ),
         }
+    }
+
+    /// Looks up all keys, whose buckets are on their way.
+    #[inline]
+    pub(crate) fn look_up(&mut self, v4: &View<'_, 2, 8>, v6: &View<'_, 5, 12>) {
+        self.v4.look_up(v4);
         if !self.v6.words.is_empty() {
-            self.v6
-                .lookup(v6)
-                .for_each(|(frame, hash, found)| lookups[frame] = Lookup::V6(hash, found));
+            self.v6.look_up(v6);
         }
     }
 }

@@ -63,6 +63,8 @@ pub struct Counters {
     pub split: Count,
     /// Frames that ports took, all together.
     pub frames_out: Count,
+    /// Packets that took the short way of steady flows.
+    pub replayed: Count,
     /// Connections installed.
     pub flows_created: Count,
     /// Connections removed because their time was up.
@@ -108,6 +110,7 @@ impl Counters {
             generated: Count::default(),
             split: Count::default(),
             frames_out: Count::default(),
+            replayed: Count::default(),
             flows_created: Count::default(),
             flows_expired: Count::default(),
             flows_evicted: Count::default(),
@@ -125,13 +128,19 @@ impl Counters {
         }
     }
 
-    /// Accounts for the verdict of one input packet; tx is counted when the port took it.
+    /// Accounts for the verdict of one input packet.
     #[inline]
     pub(crate) fn verdict(&self, verdict: Verdict) {
+        self.verdicts(verdict, 1);
+    }
+
+    /// Accounts for the verdict of `n` input packets; tx is counted when the port took them.
+    #[inline]
+    pub(crate) fn verdicts(&self, verdict: Verdict, n: u64) {
         match verdict {
-            Verdict::Tx(_) => self.tx.add(1),
-            Verdict::Punt(reason) => self.punts[reason.index()].add(1),
-            Verdict::Drop(reason) => self.drops[reason.index()].add(1),
+            Verdict::Tx(_) => self.tx.add(n),
+            Verdict::Punt(reason) => self.punts[reason.index()].add(n),
+            Verdict::Drop(reason) => self.drops[reason.index()].add(n),
         }
     }
 

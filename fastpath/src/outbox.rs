@@ -32,17 +32,22 @@ impl Kind {
     }
 }
 
+/// What is to be known of one frame, beside that it is a packet forwarded.
 #[derive(Clone, Copy, Debug)]
 struct Note {
+    /// Its place in the queue.
+    at: usize,
     cause: Option<PacketNumber>,
     kind: Kind,
-    len: u32,
 }
 
 /// The queue of one port.
 #[derive(Debug)]
 struct Queue {
     frames: Vec<Frame>,
+    /// Bytes of all of them.
+    bytes: u64,
+    /// Of those that are not just forwarded; of all, when someone watches. In their order.
     notes: Vec<Note>,
     capabilities: Capabilities,
 }
@@ -54,15 +59,25 @@ pub(crate) struct Outbox {
     /// Ports with frames, in the order in which they got their first.
     waiting: Vec<PortId>,
     scratch: Vec<u8>,
+    observed: bool,
 }
 
 impl Outbox {
+    /// Someone watches, or nobody.
+    pub(crate) fn new(observed: bool) -> Self {
+        Self {
+            observed,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn add_port(&mut self, port: PortId, capabilities: Capabilities) {
         if self.queues.len() <= port.index() {
             self.queues.resize_with(port.index() + 1, || None);
         }
         self.queues[port.index()] = Some(Queue {
             frames: Vec::with_capacity(QUEUE_FIRST),
+            bytes: 0,
             notes: Vec::with_capacity(QUEUE_FIRST),
             capabilities,
         });
@@ -86,6 +101,16 @@ impl Outbox {
             .map(|queue| queue.capabilities)
     }
 
+    /// Queues an input packet that is forwarded; `port` is one that the worker [has](Self::capabilities).
+    #[inline]
+    pub(crate) fn forward(&mut self, port: PortId, frame: Frame, number: PacketNumber) {
+        let queued = self.push(port, frame, Some(number), Kind::Forwarded);
+        debug_assert!(
+            queued.is_ok(),
+            "ports go between batches, and prepared ways with them"
+        );
+    }
+
     /// Queues `frame`, or gives it back when there is no such port.
     #[inline]
     pub(crate) fn push(
@@ -101,9 +126,12 @@ impl Outbox {
         if queue.frames.is_empty() {
             self.waiting.push(port);
         }
-        let len = frame.len() as u32;
+        if self.observed || kind != Kind::Forwarded {
+            let at = queue.frames.len();
+            queue.notes.push(Note { at, cause, kind });
+        }
+        queue.bytes += frame.len() as u64;
         queue.frames.push(frame);
-        queue.notes.push(Note { cause, kind, len });
         Ok(())
     }
 
@@ -120,19 +148,62 @@ impl Outbox {
             let Some(queue) = self.queues[port.index()].as_mut() else {
                 continue;
             };
+            let queued = queue.frames.len();
             let io = ports.get_mut(port.index()).and_then(Option::as_mut);
-            let taken = match io {
-                None => 0,
+            match io {
+                None => {}
                 Some(io) if O::ACTIVE => flush_observed(queue, io, port, memory, observer, scratch),
-                Some(io) => io.tx(memory, &mut queue.frames),
-            };
-            for (at, note) in queue.notes.drain(..).enumerate() {
-                account(note, at < taken, port, counters, observer);
+                Some(io) => {
+                    io.tx(memory, &mut queue.frames);
+                }
             }
+            queue.account(queued, port, counters, observer);
             for frame in queue.frames.drain(..) {
                 memory.release(frame);
             }
         }
+    }
+}
+
+impl Queue {
+    /// Closes the books of a queue of `queued` frames, after the port took those that are not in it any more.
+    fn account<O: Observer>(&mut self, queued: usize, port: PortId, counters: &Counters, observer: &mut O) {
+        let taken = queued - self.frames.len();
+        let left_bytes: u64 = self.frames.iter().map(|frame| frame.len() as u64).sum();
+        let (mut forwarded, mut lost) = (taken, queued - taken);
+        for note in self.notes.drain(..) {
+            let is_taken = note.at < taken;
+            if note.kind != Kind::Forwarded {
+                *(if is_taken { &mut forwarded } else { &mut lost }) -= 1;
+                account_other(note.kind, is_taken, counters);
+            }
+            if !is_taken && let (Kind::Forwarded | Kind::Punted(_), Some(packet)) = (note.kind, note.cause) {
+                observer.unsent(packet, LOST);
+            }
+        }
+        counters.tx.add(forwarded as u64);
+        if lost > 0 {
+            counters.verdicts(LOST, lost as u64);
+        }
+        counters.frames_out.add(taken as u64);
+        if let Some(port) = counters.port(port) {
+            port.tx_frames.add(taken as u64);
+            port.tx_bytes.add(self.bytes - left_bytes);
+        }
+        self.bytes = 0;
+    }
+}
+
+/// A frame that is not just a packet forwarded.
+fn account_other(kind: Kind, is_taken: bool, counters: &Counters) {
+    match (kind, is_taken) {
+        (Kind::Punted(reason), true) => counters.verdicts(Verdict::Punt(reason), 1),
+        (Kind::Punted(_), false) => counters.verdicts(LOST, 1),
+        (Kind::Split, true) => counters.split.add(1),
+        (Kind::Generated, true) => counters.generated.add(1),
+        (Kind::Generated, false) => counters.generated_lost.add(1),
+        // A ring takes frames from the front, so the first fragment tells the packet's verdict.
+        (Kind::Split, false) | (Kind::Forwarded, _) => {}
     }
 }
 
@@ -144,9 +215,8 @@ fn flush_observed<P: PacketIo, O: Observer>(
     memory: &mut Memory,
     observer: &mut O,
     scratch: &mut Vec<u8>,
-) -> usize {
+) {
     let mut one = Vec::with_capacity(1);
-    let mut taken = 0;
     let mut left = Vec::new();
     for (frame, note) in queue.frames.drain(..).zip(&queue.notes) {
         if !left.is_empty() {
@@ -160,44 +230,15 @@ fn flush_observed<P: PacketIo, O: Observer>(
         memory.copy_out(&frame, scratch);
         one.push(frame);
         if io.tx(memory, &mut one) == 1 {
-            taken += 1;
             observer.sent(note.cause, port, scratch, note.kind.emission());
         } else {
             left.append(&mut one);
         }
     }
     queue.frames = left;
-    taken
 }
 
-#[inline]
-fn account<O: Observer>(note: Note, taken: bool, port: PortId, counters: &Counters, observer: &mut O) {
-    if taken {
-        counters.frames_out.add(1);
-        if let Some(port) = counters.port(port) {
-            port.tx_frames.add(1);
-            port.tx_bytes.add(note.len.into());
-        }
-        return match note.kind {
-            Kind::Forwarded => counters.verdict(Verdict::Tx(port)),
-            Kind::Punted(reason) => counters.verdict(Verdict::Punt(reason)),
-            Kind::Split => counters.split.add(1),
-            Kind::Generated => counters.generated.add(1),
-        };
-    }
-    match note.kind {
-        Kind::Forwarded | Kind::Punted(_) => {
-            let verdict = Verdict::Drop(DropReason::TxRingFull);
-            counters.verdict(verdict);
-            if let Some(packet) = note.cause {
-                observer.unsent(packet, verdict);
-            }
-        }
-        Kind::Generated => counters.generated_lost.add(1),
-        // A ring takes frames from the front, so the first fragment tells the packet's verdict.
-        Kind::Split => {}
-    }
-}
-
+/// The verdict of a packet that the port had no room for.
+const LOST: Verdict = Verdict::Drop(DropReason::TxRingFull);
 /// Frames that a queue has room for from the start: a batch, and what may be generated or released beside it.
 const QUEUE_FIRST: usize = 4 * crate::io::BATCH_MAX;

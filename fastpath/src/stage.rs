@@ -1,9 +1,12 @@
 //! The stages, in the order in which a packet meets them, and what they share for one pass over a batch.
 //!
 //! ```text
-//! ingress ─► [decap] ─► lookup ─┬─ hit ─────────────────────────► forward (rewrite ─► [encap]) ─► outbox
-//!                               └─ miss ─► classify (decide, snat) ─┘        └─► refuse (an answer)
+//! plain ─────────────────► lookup ─┬─ steady: replay ───────────────────────────────────────────────► outbox
+//!   └─ no: ingress ─► [decap] ─┘   ├─ hit ─────────────────────────► forward (rewrite ─► [encap]) ─┘
+//!                                  └─ miss ─► classify (decide, snat) ─┘        └─► refuse (an answer)
 //! ```
+//!
+//! Nearly all packets take the upper line, which does nothing that the others could not ([`plain`]).
 
 mod affinity;
 mod answer;
@@ -17,13 +20,14 @@ mod hit;
 mod hold;
 pub mod ingress;
 mod lookup;
+mod plain;
 mod redecide;
 mod refuse;
 pub mod rewrite;
 mod snat;
 mod translate;
 
-use flowtable::{FlowRef, Writer};
+use flowtable::{FlowRef, View, Writer};
 use wire::Packet;
 
 use crate::answer::icmp_error::IcmpErrors;
@@ -48,6 +52,7 @@ pub(crate) use fragments::{FragmentNote, FragmentOutcome};
 pub(crate) use hit::idle_ms;
 pub(crate) use hold::Hold;
 pub(crate) use ingress::{Parsed, Place};
+pub(crate) use plain::{Gates, Mark, Plain, Ways};
 pub(crate) use snat::Exhausted;
 
 /// The flow tables of one worker: its way to change them.
@@ -94,6 +99,10 @@ pub(crate) struct Inbound {
 pub(crate) struct Pass<'a, O: Observer> {
     pub snapshot: &'a Snapshot,
     pub shared: &'a Shared,
+    /// The IPv4 table and the generations, as steady flows are replayed from.
+    pub v4: View<'a, 2, 8>,
+    pub generations: Generations<'a>,
+    pub ways: &'a mut Ways,
     pub flows: &'a mut Flows,
     pub memory: &'a mut Memory,
     pub outbox: &'a mut Outbox,
@@ -109,7 +118,7 @@ pub(crate) struct Pass<'a, O: Observer> {
     /// Frames between two steps: fragments of one packet, those released by a first fragment.
     pub scratch: &'a mut Vec<Frame>,
     pub released: &'a mut Vec<(Frame, FragmentNote)>,
-    pub deadlines: Deadlines,
+    pub deadlines: &'a Deadlines,
     pub now_ns: u64,
     /// The same in wrapping milliseconds.
     pub now_ms: u32,
@@ -124,10 +133,6 @@ pub(crate) struct Pass<'a, O: Observer> {
 }
 
 impl<O: Observer> Pass<'_, O> {
-    pub(crate) fn generations(&self) -> Generations<'_> {
-        self.shared.generations()
-    }
-
     /// The verdict of a packet that goes nowhere.
     pub(crate) fn drop(&mut self, inbound: Inbound, reason: DropReason, fate: Fate) {
         self.remember_drop(&inbound, reason, fate.rule);

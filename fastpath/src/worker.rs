@@ -25,7 +25,7 @@ use crate::port::PortId;
 use crate::rng::Rng;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
-use crate::stage::{Exhausted, Flows, FragmentNote, FragmentOutcome, Hold, Pass, ingress};
+use crate::stage::{Exhausted, Flows, FragmentNote, FragmentOutcome, Gates, Hold, Pass, Ways, ingress};
 
 /// How a worker is set up.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +54,13 @@ pub struct Worker<P: PacketIo, O: Observer> {
     turn: usize,
     outbox: Outbox,
     batch: Batch,
+    /// What plain frames are read and leave by, made of this version of the snapshot.
+    gates: Gates,
+    ways: Ways,
+    prepared: u64,
+    deadlines: Deadlines,
+    /// Every packet takes the general way.
+    general_only: bool,
     fragments: Tracker<FragmentOutcome, FragmentNote>,
     first: Option<(FragmentKey, FragmentOutcome)>,
     icmp_errors: IcmpErrors,
@@ -119,8 +126,13 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
             ports: Vec::new(),
             order: Vec::new(),
             turn: 0,
-            outbox: Outbox::default(),
+            outbox: Outbox::new(O::ACTIVE),
             batch: Batch::new(),
+            gates: Gates::default(),
+            ways: Ways::default(),
+            prepared: 0,
+            deadlines: Deadlines::new(&timeouts),
+            general_only: false,
             first: None,
             icmp_errors: IcmpErrors::default(),
             hold: Hold::default(),
@@ -150,6 +162,12 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
     /// When that is less than one at once.
     pub fn limit_icmp_errors(&mut self, per_second: u32) {
         self.icmp_errors = IcmpErrors::new(per_second, per_second / 10);
+    }
+
+    /// Every packet takes the general way from now on: what tests hold the short one against.
+    #[doc(hidden)]
+    pub fn take_general_way_only(&mut self) {
+        self.general_only = true;
     }
 
     /// Its counters.
@@ -195,10 +213,12 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
         // The batch boundary is the quiescent point: nothing found in the previous batch survives to here.
         self.seat.quiescent();
         self.snapshot.refresh(&self.seat);
+        if self.prepared != self.snapshot.version() {
+            self.outdate_prepared();
+        }
 
         let received = self.gather();
         self.parse();
-        self.batch.lookup(self.shared.v4(), self.shared.v6());
         let mut pass = self.pass(now_ns);
         pass.0.decide_all(pass.1);
         pass.0.release_held();
@@ -234,34 +254,57 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
                 continue;
             };
             let count = io.rx(&mut self.memory, &mut self.batch.frames, room);
-            self.batch.ports.extend(std::iter::repeat_n(port, count));
+            self.batch.push_run(port, count);
         }
         self.turn = if ports == 0 { 0 } else { (self.turn + 1) % ports };
         self.batch.frames.len()
     }
 
-    /// Parses every frame and notes its key.
+    /// What was made of the snapshot and of the ports is made anew when it is used next.
+    #[cold]
+    fn outdate_prepared(&mut self) {
+        self.prepared = self.snapshot.version();
+        self.gates.outdate();
+        self.ways.outdate();
+        self.deadlines = Deadlines::new(self.snapshot.snapshot().timeouts());
+    }
+
+    /// Reads every frame and looks its flow up.
     fn parse(&mut self) {
         let snapshot = self.snapshot.snapshot();
-        for at in 0..self.batch.frames.len() {
-            let (frame, port) = (&mut self.batch.frames[at], self.batch.ports[at]);
-            let frame_len = frame.len();
+        let (v4, v6) = (self.shared.v4().view(), self.shared.v6().view());
+        let mut at = 0;
+        for run in 0..self.batch.runs.len() {
+            let (port, count) = self.batch.runs[run];
+            let mut bytes = 0;
+            for at in at..at + count {
+                let frame = &mut self.batch.frames[at];
+                bytes += frame.len() as u64;
+                if O::ACTIVE {
+                    let bytes = self.memory.to_vec(frame);
+                    self.observer
+                        .received(PacketNumber(self.received + at as u64), port, &bytes);
+                }
+                if !self.general_only
+                    && let Some(plain) = self.gates.read(&self.memory, frame, port, snapshot)
+                {
+                    self.batch.push_plain(&plain, &v4);
+                    continue;
+                }
+                let parsed = match snapshot.port(port) {
+                    Some(port) => ingress::admit(&mut self.memory, frame, port, snapshot),
+                    None => ingress::Parsed::Drop(crate::verdict::DropReason::PortGone),
+                };
+                let head = self.memory.bytes(&self.batch.frames[at]);
+                self.batch.push_parsed(parsed, head, &v4, &v6);
+            }
             if let Some(counters) = self.counters.port(port) {
-                counters.rx_frames.add(1);
-                counters.rx_bytes.add(frame_len as u64);
+                counters.rx_frames.add(count as u64);
+                counters.rx_bytes.add(bytes);
             }
-            if O::ACTIVE {
-                let bytes = self.memory.to_vec(frame);
-                self.observer
-                    .received(PacketNumber(self.received + at as u64), port, &bytes);
-            }
-            let parsed = match snapshot.port(port) {
-                Some(port) => ingress::admit(&mut self.memory, frame, port, snapshot),
-                None => ingress::Parsed::Drop(crate::verdict::DropReason::PortGone),
-            };
-            let head = self.memory.bytes(&self.batch.frames[at]);
-            self.batch.push_parsed(parsed, head);
+            at += count;
         }
+        self.batch.look_up(&v4, &v6);
     }
 
     /// What the stages share for this batch, and the batch.
@@ -272,6 +315,9 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
         let pass = Pass {
             snapshot,
             shared: &self.shared,
+            v4: self.shared.v4().view(),
+            generations: self.shared.generations(),
+            ways: &mut self.ways,
             flows: &mut self.flows,
             memory: &mut self.memory,
             outbox: &mut self.outbox,
@@ -285,7 +331,7 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
             exhausted: &mut self.exhausted,
             scratch: &mut self.scratch,
             released: &mut self.released,
-            deadlines: Deadlines::new(snapshot.timeouts()),
+            deadlines: &self.deadlines,
             now_ns,
             now_ms: (now_ns / 1_000_000) as u32,
             redecisions_left: snapshot.limits().redecisions_per_batch,

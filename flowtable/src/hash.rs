@@ -11,21 +11,25 @@ pub struct FlowHash(pub(crate) u64);
 
 impl FlowHash {
     /// All 64 bits, well mixed: good for choosing a backend or an ECMP path too.
+    #[inline]
     pub fn value(self) -> u64 {
         self.0
     }
 
     /// Lower 16 bits, kept beside the record index in a bucket. 0 marks a free lane, so it is never 0.
+    #[inline]
     pub(crate) fn signature(self) -> u16 {
         (self.0 as u16).max(1)
     }
 
     /// Upper 32 bits: the primary bucket.
+    #[inline]
     pub(crate) fn bucket_bits(self) -> u64 {
         self.0 >> 32
     }
 
     /// Bits 16 to 31: the distance between alternates.
+    #[inline]
     pub(crate) fn step_bits(self) -> u64 {
         (self.0 >> 16) & 0xffff
     }

@@ -31,6 +31,7 @@ pub(crate) struct Index<'t> {
 const ALTERNATES: usize = 4;
 
 impl<'t> Index<'t> {
+    #[inline]
     pub(crate) fn new(words: &'t [AtomicU64]) -> Self {
         Self {
             buckets: words.as_chunks().0,
@@ -169,6 +170,12 @@ impl<'t> Candidates<'t> {
             mask: matches(words, hash.signature()),
             overflow: (words[2] >> 32) as u32,
         }
+    }
+
+    /// Another lane of this bucket matches too.
+    #[inline]
+    pub(crate) fn has_more(&self) -> bool {
+        self.mask != 0
     }
 }
 

@@ -93,6 +93,7 @@ mod stress;
 mod sweep;
 mod sync;
 mod table;
+mod view;
 mod writer;
 
 pub use adopt::Adoption;
@@ -106,4 +107,5 @@ pub use snapshot::{Reader, SnapshotCell};
 pub use state::{Lifecycle, State};
 pub use sweep::{Connection, Sweep, Swept};
 pub use table::{AdoptError, Config, CreateError, Table, TableV4, TableV6};
+pub use view::View;
 pub use writer::{Decision, Refused, Share, Writer};

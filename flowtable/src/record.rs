@@ -24,10 +24,12 @@ pub enum Direction {
 pub struct FlowRef(NonZeroU32);
 
 impl FlowRef {
+    #[inline]
     pub(crate) fn new(index: u32) -> Self {
         Self(NonZeroU32::MIN.saturating_add(index))
     }
 
+    #[inline]
     pub(crate) fn of(slot: u32, direction: Direction) -> Self {
         Self::new(slot * 2 + direction as u32)
     }
@@ -39,11 +41,13 @@ impl FlowRef {
     }
 
     /// The connection's number, below [`Table::slots`](crate::Table::slots).
+    #[inline]
     pub fn slot(self) -> u32 {
         self.index() / 2
     }
 
     /// Which direction of the connection this is.
+    #[inline]
     pub fn direction(self) -> Direction {
         if self.index().is_multiple_of(2) {
             Direction::Original
@@ -53,12 +57,14 @@ impl FlowRef {
     }
 
     /// The other direction of the same connection.
+    #[inline]
     #[must_use]
     pub fn peer(self) -> Self {
         Self::new(self.index() ^ 1)
     }
 
     /// The original direction of the same connection.
+    #[inline]
     #[must_use]
     pub fn original(self) -> Self {
         Self::of(self.slot(), Direction::Original)
@@ -132,6 +138,7 @@ pub struct Record<'t, const K: usize, const W: usize> {
 }
 
 impl<'t, const K: usize, const W: usize> Record<'t, K, W> {
+    #[inline]
     pub(crate) fn new(words: &'t [AtomicU64; W]) -> Self {
         Self { words }
     }
@@ -241,6 +248,20 @@ impl<'t, const K: usize, const W: usize> Record<'t, K, W> {
             }
         }
         Err(Unreadable::Busy)
+    }
+}
+
+impl<const K: usize, const W: usize> Record<'_, K, W> {
+    /// State and some payload words, by one attempt of [`read`](Self::read).
+    #[inline]
+    pub(crate) fn peek<const N: usize>(self, at: [usize; N]) -> Option<(State, [u64; N])> {
+        let before = self.state();
+        // Relaxed: as in `read`.
+        let words = at.map(|at| self.word(at));
+        // Pairs with the Release fence of `Both::open`, as in `read`.
+        fence(Acquire);
+        let same = State(self.words[K].load(Relaxed)).guard() == before.guard();
+        (before.is_stable() && same).then_some((before, words))
     }
 }
 

@@ -35,11 +35,13 @@ impl State {
     pub const USER_MAX: u64 = (1 << Self::USER_BITS) - 1;
 
     /// The user's 44 bits.
+    #[inline]
     pub fn bits(self) -> u64 {
         self.0 >> USER_SHIFT
     }
 
     /// Where the connection is in its life.
+    #[inline]
     pub fn lifecycle(self) -> Lifecycle {
         match (self.0 >> LIFECYCLE_SHIFT) & 0xf {
             1 => Lifecycle::Installing,

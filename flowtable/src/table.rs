@@ -14,7 +14,7 @@ use crate::{
     prefetch::prefetch,
     quiescence::Quiescence,
     record::{Direction, FlowRef, Record, Snapshot, Unreadable},
-    state::Lifecycle,
+    state::{Lifecycle, State},
     sync::{Arc, AtomicU64, Mutex, Relaxed},
 };
 
@@ -186,10 +186,7 @@ impl<const K: usize, const W: usize> Table<K, W> {
     /// [removed](crate::Writer::remove) and treated as a miss.
     #[inline]
     pub fn lookup(&self, key: &[u64; K], hash: FlowHash) -> Option<FlowRef> {
-        self.index().find(hash, |record| {
-            let flow = FlowRef::new(record);
-            (self.record(flow).has_key(key) && self.is_visible(flow)).then_some(flow)
-        })
+        self.view().lookup(key, hash)
     }
 
     /// Looks up a batch: hashes all keys, prefetches all buckets, compares signatures, prefetches records, compares keys.
@@ -205,47 +202,20 @@ impl<const K: usize, const W: usize> Table<K, W> {
             keys.len() == hashes.len() && keys.len() == out.len(),
             "slices of different lengths"
         );
-        let index = self.index();
-        let mut next = 0;
+        let view = self.view();
         // A group's buckets are on their way while the group before is compared.
-        let fetch = |hashes: &mut [FlowHash], next: &mut usize| {
-            let end = keys.len().min(*next + GROUP);
-            for at in *next..end {
-                hashes[at] = self.hasher.hash(&keys[at]);
-                index.prefetch(hashes[at]);
+        let begin = |from: usize, hashes: &mut [FlowHash]| {
+            let end = keys.len().min(from + GROUP);
+            for (hash, key) in hashes[from..end].iter_mut().zip(&keys[from..end]) {
+                *hash = view.begin(key);
             }
-            *next = end;
+            end
         };
-        fetch(hashes, &mut next);
-        let mut from = 0;
-        while from < keys.len() {
-            let end = next;
-            fetch(hashes, &mut next);
-            let mut first = [NO_CANDIDATE; GROUP];
-            let mut more = 0u64;
-            for (at, &hash) in hashes[from..end].iter().enumerate() {
-                let mut candidates = index.candidates(hash);
-                if let Some(record) = candidates.next() {
-                    first[at] = record;
-                    self.prefetch_record(FlowRef::new(record));
-                }
-                // A miss is final if the bucket has no key elsewhere.
-                more |= u64::from(first[at] != NO_CANDIDATE || candidates.overflow != 0) << at;
-            }
-            for (at, key) in keys[from..end].iter().enumerate() {
-                out[from + at] = None;
-                if first[at] != NO_CANDIDATE {
-                    let flow = FlowRef::new(first[at]);
-                    if self.record(flow).has_key(key) && self.is_visible(flow) {
-                        out[from + at] = Some(flow);
-                        continue;
-                    }
-                }
-                if more >> at & 1 != 0 {
-                    out[from + at] = self.lookup(key, hashes[from + at]);
-                }
-            }
-            from = end;
+        let (mut from, mut end) = (0, begin(0, hashes));
+        while from < end {
+            let next = begin(end, hashes);
+            view.finish(&keys[from..end], &hashes[from..end], &mut out[from..end]);
+            (from, end) = (end, next);
         }
     }
 
@@ -380,6 +350,7 @@ impl<const K: usize, const W: usize> Table<K, W> {
         &self.domain
     }
 
+    #[inline]
     pub(crate) fn index(&self) -> Index<'_> {
         Index::new(&self.region.words()[self.index_at..][..self.index_words])
     }
@@ -392,25 +363,31 @@ impl<const K: usize, const W: usize> Table<K, W> {
         &self.counters[index]
     }
 
-    /// Lookups may return it.
-    #[inline]
-    fn is_visible(&self, flow: FlowRef) -> bool {
-        match self.record(flow).state().lifecycle() {
-            Lifecycle::Live | Lifecycle::Deciding => true,
-            // The original's state speaks for both, and goes first. Rare: the installer is between two instructions.
-            Lifecycle::Installing if flow.direction() == Direction::Reply => {
-                let original = self.record(flow.peer()).state().lifecycle();
-                matches!(original, Lifecycle::Live | Lifecycle::Deciding)
-            }
-            _ => false,
+    pub(crate) fn hasher(&self) -> &Hasher<K> {
+        &self.hasher
+    }
+
+    /// The words of all records.
+    pub(crate) fn record_words(&self) -> &[AtomicU64] {
+        &self.region.words()[self.records_at..]
+    }
+}
+
+/// Lookups may return `flow`, whose record has this state.
+#[inline]
+pub(crate) fn is_visible(flow: FlowRef, state: State, original: impl FnOnce() -> State) -> bool {
+    match state.lifecycle() {
+        Lifecycle::Live | Lifecycle::Deciding => true,
+        // The original's state speaks for both, and goes first. Rare: the installer is between two instructions.
+        Lifecycle::Installing if flow.direction() == Direction::Reply => {
+            matches!(original().lifecycle(), Lifecycle::Live | Lifecycle::Deciding)
         }
+        _ => false,
     }
 }
 
 /// Keys looked up together: enough lines under way to fill the memory's queues, few enough to stay in L1.
 const GROUP: usize = 32;
-/// No record has this index, see `SLOTS_MAX`.
-const NO_CANDIDATE: u32 = u32::MAX;
 /// What one worker may hold back in cache and limbo without keeping the others from the capacity.
 const SLACK_PER_WORKER: usize = if cfg!(loom) { 1 } else { 4 * CHUNK };
 const CAPACITY_MAX: u32 = 1 << 30;

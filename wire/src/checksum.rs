@@ -52,7 +52,7 @@ impl Sum {
 
     /// Sums an IPv4 header without options: three loads, nothing to loop over.
     #[inline]
-    pub(crate) const fn of_plain_ipv4(header: &[u8; 20]) -> Self {
+    pub const fn of_plain_ipv4(header: &[u8; 20]) -> Self {
         let [
             a0,
             a1,
@@ -82,6 +82,44 @@ impl Sum {
         let (sum, carry) = sum.overflowing_add(third + carry as u64);
         // Fits: a sum that carried is less than the third word.
         Self(sum.wrapping_add(carry as u64))
+    }
+
+    /// What the sum of data becomes more by when eight of its bytes, or four in the lower half, change from `old` to `new`, both
+    /// as they lie in memory: `~old + new` of RFC 1624, not folded yet.
+    #[inline]
+    pub const fn of_change(old: u64, new: u64) -> Self {
+        const LOW: u64 = 0xffff_ffff;
+        Self((new & LOW) + (new >> 32) + (!old & LOW) + (!old >> 32))
+    }
+
+    /// The checksum of data that had `checksum` before it changed by this.
+    #[inline]
+    #[must_use]
+    pub const fn updated(self, checksum: [u8; 2]) -> [u8; 2] {
+        let sum = Self(self.0 + !u16::from_ne_bytes(checksum) as u64);
+        (!sum.fold()).to_ne_bytes()
+    }
+
+    /// The same of UDP, where zero means "none" and stays, and none that was computed becomes zero.
+    #[inline]
+    #[must_use]
+    pub const fn updated_udp(self, checksum: [u8; 2]) -> [u8; 2] {
+        match checksum {
+            [0, 0] => checksum,
+            _ => match self.updated(checksum) {
+                [0, 0] => [0xff; 2],
+                updated => updated,
+            },
+        }
+    }
+
+    /// The same of a partial checksum, the sum of the pseudo-header alone, which is not complemented.
+    #[inline]
+    #[must_use]
+    pub const fn updated_partial(self, checksum: [u8; 2]) -> [u8; 2] {
+        Self(self.0 + u16::from_ne_bytes(checksum) as u64)
+            .fold()
+            .to_ne_bytes()
     }
 
     /// A 16-bit number as a header carries it.

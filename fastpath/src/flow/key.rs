@@ -124,6 +124,11 @@ fn ports_word(sport: Port, dport: Port, proto: IpProtocol, kind: PortsKind, zone
     u64::from_ne_bytes([a, b, c, d, proto.0, kind as u8, y, z])
 }
 
+/// The part of a key's last word that says where its packets come in; their ports are plain ones.
+pub(crate) fn zone_of_key(zone: Zone) -> u64 {
+    ports_word(Port::ZERO, Port::ZERO, IpProtocol(0), PortsKind::Plain, zone)
+}
+
 fn word_of(tuple: &Tuple) -> u64 {
     ports_word(
         Port::new(tuple.sport),

@@ -79,6 +79,13 @@ impl PortsWord {
         (Port::from_wire([a, b]), Port::from_wire([c, d]))
     }
 
+    /// The same, as they lie in a header.
+    #[inline]
+    pub fn wire(self) -> [u8; 4] {
+        let [a, b, c, d, ..] = self.0.to_le_bytes();
+        [a, b, c, d]
+    }
+
     /// The rule that decided.
     #[inline]
     pub fn rule(self) -> Option<RuleId> {
@@ -228,6 +235,12 @@ impl Bits {
     #[must_use]
     pub const fn with_state(self, state: ConnState) -> Self {
         Self(self.0 & !Self::STATE_MASK | (state as u64) << Self::STATE_SHIFT)
+    }
+
+    /// Packets go on, by an adjacency, and both sides have been heard of.
+    #[inline]
+    pub const fn is_forwarded_both_ways(self) -> bool {
+        self.0 & (Self::DENIED | Self::PUNT | Self::ANSWERED | Self::AFFINITY) == Self::ANSWERED
     }
 
     /// True when all of `flags` are set.

@@ -13,22 +13,34 @@ use crate::io::{Checksum, Frame, Memory};
 /// that is not in the packet or belongs to no protocol we know.
 #[must_use]
 pub fn complete_checksum(memory: &mut Memory, frame: &mut Frame, l3_offset: usize, packet: &Packet) -> bool {
+    match frame.checksum {
+        Checksum::Full => true,
+        Checksum::Partial { offset, .. }
+            if packet.proto == IpProtocol::SCTP && usize::from(offset) == sctp::CHECKSUM_OFFSET =>
+        {
+            frame.checksum = Checksum::Full;
+            write_sctp_checksum(memory, frame, l3_offset, packet)
+        }
+        Checksum::Partial { .. } => {
+            complete_tcp_udp(memory, frame, packet.proto, l3_offset + packet.total_len as usize)
+        }
+    }
+}
+
+/// As [`complete_checksum`] for TCP and UDP, whose packet ends at `end` of the frame.
+#[must_use]
+pub fn complete_tcp_udp(memory: &mut Memory, frame: &mut Frame, proto: IpProtocol, end: usize) -> bool {
     let Checksum::Partial { start, offset } = frame.checksum else {
         return true;
     };
     let (start, field) = (usize::from(start), usize::from(start) + usize::from(offset));
-    let end = l3_offset + packet.total_len as usize;
     if end > frame.len() || start > end {
         return false;
     }
-    let checksum = match (packet.proto, usize::from(offset)) {
+    let checksum = match (proto, usize::from(offset)) {
         // The field holds the sum of the pseudo-header, so summing it along gives the sum of everything.
         (IpProtocol::TCP, tcp::CHECKSUM_OFFSET) => sum_of(memory, frame, start, end).checksum(),
         (IpProtocol::UDP, udp::CHECKSUM_OFFSET) => sum_of(memory, frame, start, end).udp_checksum(),
-        (IpProtocol::SCTP, sctp::CHECKSUM_OFFSET) => {
-            frame.checksum = Checksum::Full;
-            return write_sctp_checksum(memory, frame, l3_offset, packet);
-        }
         _ => return false,
     };
     let Some(bytes) = memory

@@ -193,6 +193,21 @@ impl Memory {
         unsafe { slice::from_raw_parts_mut(start.as_ptr(), len) }
     }
 
+    /// The frame's bytes in its first chunk from `at` on, and the `BEFORE` bytes before them: of the frame's front and of its
+    /// headroom. `None` when there are not so many.
+    #[inline]
+    pub fn around_mut<const BEFORE: usize>(
+        &mut self,
+        frame: &mut Frame,
+        at: usize,
+    ) -> Option<(&mut [u8; BEFORE], &mut [u8])> {
+        let rest = usize::from(frame.len).checked_sub(at)?;
+        let room = (frame.headroom() + at).checked_sub(BEFORE)?;
+        let (start, len) = self.place(frame.chunk, (METADATA_LEN + room) as u16, (BEFORE + rest) as u16);
+        // SAFETY: in bounds by `place`, alive while `self` is, which is borrowed mutably: the only slice into the region.
+        unsafe { slice::from_raw_parts_mut(start.as_ptr(), len) }.split_first_chunk_mut()
+    }
+
     /// The frame's bytes, chunk by chunk. Empty chunks are left out.
     pub fn segments<'a>(&'a self, frame: &Frame) -> Segments<'a> {
         let head = Link {
@@ -504,6 +519,19 @@ impl Frame {
         self.offset -= count as u16;
         self.len += count as u16;
         true
+    }
+
+    /// Makes the frame, which is no chain, the `before` bytes before `at` and the `rest` bytes from there on. `false`, and
+    /// nothing changed, when they are not in its chunk's headroom and packet.
+    #[must_use]
+    #[inline]
+    pub fn reframe(&mut self, at: usize, before: usize, rest: usize) -> bool {
+        let fits = !self.is_chain() && at + rest <= usize::from(self.len) && before <= self.headroom() + at;
+        if fits {
+            self.offset = (usize::from(self.offset) + at - before) as u16;
+            self.len = (before + rest) as u16;
+        }
+        fits
     }
 
     /// Cuts `count` bytes off the front (headers that were read). `false` when the first chunk has fewer.

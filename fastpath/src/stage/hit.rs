@@ -4,7 +4,7 @@
 //! packet changes it, the connection's state. Verdicts: those of forward; drop `policy-denied` for a flow that a change has
 //! denied, `flow-busy` when another worker holds it for too long.
 
-use flowtable::{Direction, FlowRef, Unreadable};
+use flowtable::{Direction, FlowRef, Unreadable, View};
 use wire::tcp::TcpFlags;
 use wire::{IpProtocol, Packet};
 
@@ -13,7 +13,7 @@ use super::forward::Rewrite;
 use super::redecide::Redecided;
 use super::{Inbound, Pass, Table, sequence_after};
 use crate::conntrack::{ConnState, Seen};
-use crate::flow::record::{Bits, BytesWord, PortsWord, SeenWord, created_ms, stamp};
+use crate::flow::record::{Bits, BytesWord, Layout, PortsWord, SeenWord, created_ms, stamp};
 use crate::observe::Observer;
 use crate::snapshot::AdjacencyId;
 use crate::verdict::DropReason;
@@ -48,7 +48,7 @@ impl<O: Observer> Pass<'_, O> {
             self.forget::<L, K, W>(flow);
             return Err(inbound);
         }
-        if !self.generations().is_current(stamp::<L, K, W>(&copy)) {
+        if !self.generations.is_current(stamp::<L, K, W>(&copy)) {
             match self.redecide::<L, K, W>(flow, &inbound) {
                 Redecided::Same => {}
                 Redecided::Anew => match self.read::<L, K, W>(flow) {
@@ -166,13 +166,9 @@ impl<O: Observer> Pass<'_, O> {
         };
         let state = bits.state();
         if matches!(state, ConnState::Udp | ConnState::SctpOpening) {
-            let table = L::writer(self.flows).table();
-            let (original, other) = (flow.original(), flow.peer());
-            let here = SeenWord(copy.word(L::SEEN)).packets().saturating_add(1);
-            seen.each_way_min = here.min(SeenWord(table.record(other).word(L::SEEN)).packets());
-            seen.age_ms = self
-                .now_ms
-                .wrapping_sub(created_ms(table.record(original), table.record(original.peer())));
+            let view = L::writer(self.flows).table().view();
+            let here = SeenWord(copy.word(L::SEEN));
+            seen = both_ways::<L, K, W>(view, flow, here, self.now_ms);
         } else if packet.tcp_flags.has(TcpFlags::RST) && !self.reset_is_in_window::<L, K, W>(copy, inbound) {
             seen.flags = TcpFlags(packet.tcp_flags.0 & !TcpFlags::RST.0);
         }
@@ -289,6 +285,25 @@ impl<O: Observer> Pass<'_, O> {
             self.shared.unanswered().ended(zone);
         }
         removed
+    }
+}
+
+/// What one more packet of a flow without control bits contributes, with what both records say; `here` is the word of its
+/// direction before it.
+#[inline]
+pub(super) fn both_ways<L: Layout, const K: usize, const W: usize>(
+    view: View<'_, K, W>,
+    flow: FlowRef,
+    here: SeenWord,
+    now_ms: u32,
+) -> Seen {
+    let there = SeenWord(view.record(flow.peer()).word(L::SEEN));
+    let (original, reply) = (view.record(flow.original()), view.record(flow.original().peer()));
+    Seen {
+        reply: flow.direction() == Direction::Reply,
+        flags: TcpFlags::NONE,
+        age_ms: now_ms.wrapping_sub(created_ms(original, reply)),
+        each_way_min: here.packets().saturating_add(1).min(there.packets()),
     }
 }
 

@@ -40,6 +40,17 @@ pub enum Parsed {
     Drop(DropReason),
 }
 
+impl Parsed {
+    /// The family of the flow that it belongs to by its own headers, those of later fragments lacking.
+    #[inline]
+    pub(crate) fn flow_family(&self) -> Option<Family> {
+        match self {
+            Self::Ip(place) if !place.packet.is_later_fragment() => Some(place.packet.family),
+            _ => None,
+        }
+    }
+}
+
 /// Where a packet is in its frame, what it is, and where it came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {

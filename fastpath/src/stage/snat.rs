@@ -224,7 +224,7 @@ impl<O: Observer> Pass<'_, O> {
             plan,
             from: *from,
             to: *to,
-            stamp: self.generations().stamp(plan.shards).0,
+            stamp: self.generations.stamp(plan.shards).0,
             state: ConnState::first(packet.proto, packet.tcp_flags),
             now_ms: self.now_ms,
             seen: SeenWord::new(self.now_ms, 1).0,

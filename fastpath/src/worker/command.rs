@@ -111,6 +111,8 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
             self.ports.resize_with(port.index() + 1, || None);
         }
         self.outbox.add_port(port, io.capabilities());
+        self.gates.add_port(port);
+        self.ways.outdate();
         if let Some(old) = self.ports[port.index()].replace(io) {
             // Its chunks come back as from one that was asked for, though nobody wants the port itself.
             let (nobody, _) = crossbeam::channel::bounded(1);
@@ -125,6 +127,7 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
     pub fn remove_port(&mut self, port: PortId) -> Option<P> {
         let io = self.ports.get_mut(port.index())?.take();
         self.outbox.remove_port(port);
+        self.ways.outdate();
         self.order.retain(|known| *known != port);
         self.turn = 0;
         io

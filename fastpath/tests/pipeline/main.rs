@@ -19,6 +19,7 @@ mod lab;
 mod limits;
 mod nat;
 mod packet;
+mod plain;
 mod policy;
 mod restart;
 mod robust;

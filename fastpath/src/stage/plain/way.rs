@@ -1,0 +1,196 @@
+//! Way: how plain packets leave by an adjacency: its header as one block that ends where the packet begins.
+//!
+//! Made of the adjacency and the capabilities of its port, again after each change of either.
+
+use wire::checksum::Sum;
+use wire::ethernet::EtherType;
+use wire::ipv4::{self, Ipv4Header};
+use wire::{ethernet, vxlan};
+
+use super::super::encap::source_port;
+use crate::outbox::Outbox;
+use crate::port::PortId;
+use crate::snapshot::{Adjacency, AdjacencyEncap, AdjacencyId, Snapshot};
+
+/// The ways that a worker used last: a cache of a fixed size over the snapshot's adjacencies.
+#[derive(Debug)]
+pub(crate) struct Ways {
+    /// Counts changes; what was made before the last one is made anew when it is used.
+    epoch: u64,
+    ways: Box<[Way]>,
+}
+
+/// How plain packets leave by one adjacency.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+pub(super) struct Way {
+    epoch: u64,
+    id: u16,
+    pub(super) port: PortId,
+    /// Largest IP packet, bytes; 0: nothing leaves this way, take the general one.
+    pub(super) mtu: u16,
+    pub(super) header_len: u16,
+    /// Partial checksums are to be completed here: the port can't, or the packet goes into a tunnel.
+    pub(super) completes: bool,
+    is_tunnel: bool,
+    /// Don't fragment is clear in the outer header, so that its identification counts.
+    has_id: bool,
+    tos: u8,
+    /// Sum of the outer IPv4 header but for length, ECN, identification, checksum.
+    outer_sum: Sum,
+    /// The header, at the end of the block.
+    block: [u8; BLOCK_LEN],
+}
+
+/// Bytes of a block: two vectors. More than the longest header that is prepared.
+pub(super) const BLOCK_LEN: usize = 64;
+const _: () = assert!(size_of::<Way>() == 128);
+
+impl Default for Ways {
+    fn default() -> Self {
+        Self {
+            epoch: 1,
+            ways: vec![Way::NONE; WAYS].into_boxed_slice(),
+        }
+    }
+}
+
+impl Ways {
+    /// Something that ways are made of has changed.
+    pub(crate) fn outdate(&mut self) {
+        self.epoch += 1;
+    }
+
+    /// The way by an adjacency.
+    #[inline]
+    pub(super) fn way(&mut self, id: AdjacencyId, snapshot: &Snapshot, outbox: &Outbox) -> &Way {
+        let way = &mut self.ways[usize::from(id.0) % WAYS];
+        if way.epoch != self.epoch || way.id != id.0 {
+            *way = Way::by(id, snapshot.adjacency(id), outbox, self.epoch);
+        }
+        way
+    }
+}
+
+impl Way {
+    const NONE: Self = Self {
+        epoch: 0,
+        id: 0,
+        port: PortId(0),
+        mtu: 0,
+        header_len: 0,
+        completes: false,
+        is_tunnel: false,
+        has_id: false,
+        tos: 0,
+        outer_sum: Sum::ZERO,
+        block: [0; BLOCK_LEN],
+    };
+
+    #[cold]
+    fn by(id: AdjacencyId, adjacency: &Adjacency, outbox: &Outbox, epoch: u64) -> Self {
+        let none = Self {
+            epoch,
+            id: id.0,
+            ..Self::NONE
+        };
+        let header_len = usize::from(adjacency.header_len);
+        let is_tunnel = match adjacency.encap {
+            AdjacencyEncap::Ethernet => false,
+            AdjacencyEncap::Vxlan4 => true,
+            AdjacencyEncap::Vxlan6 | AdjacencyEncap::Ipip => return none,
+        };
+        let shortest = if is_tunnel {
+            VXLAN_HEADER_LEN
+        } else {
+            ethernet::HEADER_LEN
+        };
+        let Some(capabilities) = outbox.capabilities(adjacency.port) else {
+            return none;
+        };
+        if !adjacency.resolved || !(shortest..=BLOCK_LEN).contains(&header_len) {
+            return none;
+        }
+        let mut block = [0; BLOCK_LEN];
+        block[BLOCK_LEN - header_len..].copy_from_slice(&adjacency.header[..header_len]);
+        block[BLOCK_LEN - 2..].copy_from_slice(&EtherType::IPV4.get().to_be_bytes());
+        let mut way = Self {
+            port: adjacency.port,
+            mtu: adjacency.mtu,
+            header_len: header_len as u16,
+            completes: is_tunnel || !capabilities.tx_checksum,
+            is_tunnel,
+            block,
+            ..none
+        };
+        if is_tunnel && let Some(outer) = Ipv4Header::prefix_mut(&mut way.block[OUTER_IP..]) {
+            outer.tos &= !ECN;
+            way.tos = outer.tos;
+            way.has_id = !outer.dont_fragment();
+            outer.total_len.set(0);
+            outer.checksum.set(0);
+            if way.has_id {
+                outer.id.set(0);
+            }
+            way.outer_sum = Sum::of(&way.block[OUTER_IP..OUTER_IP + ipv4::HEADER_LEN]);
+        }
+        way
+    }
+
+    /// Writes the header into the bytes before `packet`, an IPv4 packet of `total_len` bytes of the flow with this hash;
+    /// `l4_checksum` is its transport checksum.
+    #[inline]
+    pub(super) fn write(
+        &self,
+        before: &mut [u8; BLOCK_LEN],
+        packet: &[u8; 40],
+        total_len: u16,
+        hash: u64,
+        l4_checksum: [u8; 2],
+    ) {
+        *before = self.block;
+        if self.is_tunnel {
+            self.stamp(before, packet, total_len, hash, l4_checksum);
+        }
+    }
+
+    /// What differs from packet to packet: lengths, ECN (RFC 6040 section 4.1), identification, source port, checksum.
+    #[inline]
+    fn stamp(
+        &self,
+        before: &mut [u8; BLOCK_LEN],
+        packet: &[u8; 40],
+        total_len: u16,
+        hash: u64,
+        l4_checksum: [u8; 2],
+    ) {
+        const OUTER_LEN: u16 = (vxlan::OUTER_V4_LEN + ethernet::HEADER_LEN) as u16;
+        let len = total_len + OUTER_LEN;
+        let ecn = packet[1] & ECN;
+        let own = u16::from_be_bytes([packet[4], packet[5]]);
+        let id = match (self.has_id, own) {
+            (false, _) => 0,
+            (true, 0) => u16::from_be_bytes(l4_checksum),
+            (true, own) => own,
+        };
+        let sum = self.outer_sum + Sum::of_u16(len) + Sum::of_u16(id) + Sum::of_u16(ecn.into());
+        let mut put = |at: usize, field: [u8; 2]| before[at..at + 2].copy_from_slice(&field);
+        put(OUTER_IP, [0x45, self.tos | ecn]);
+        put(OUTER_IP + 2, len.to_be_bytes());
+        if self.has_id {
+            put(OUTER_IP + 4, id.to_be_bytes());
+        }
+        put(OUTER_IP + 10, sum.checksum().to_bytes());
+        put(OUTER_UDP, source_port(hash).to_wire());
+        put(OUTER_UDP + 4, (len - ipv4::HEADER_LEN as u16).to_be_bytes());
+    }
+}
+
+/// Outer IPv4, UDP, VXLAN, inner Ethernet behind some link header.
+const VXLAN_HEADER_LEN: usize = ethernet::HEADER_LEN + vxlan::OUTER_V4_LEN + ethernet::HEADER_LEN;
+/// Where the outer IPv4 header begins in a block, and its UDP header.
+const OUTER_IP: usize = BLOCK_LEN - ethernet::HEADER_LEN - vxlan::OUTER_V4_LEN;
+const OUTER_UDP: usize = OUTER_IP + ipv4::HEADER_LEN;
+const ECN: u8 = 3;
+/// Adjacencies whose ways are kept: 128 KiB, of which those in use are touched.
+const WAYS: usize = 1024;

@@ -1,0 +1,147 @@
+//! View: the table as a worker sees it within one batch, its parts found once.
+
+use crate::{
+    hash::{FlowHash, Hasher},
+    index::Index,
+    prefetch::prefetch,
+    record::{FlowRef, Record},
+    state::State,
+    sync::AtomicU64,
+    table::{Table, is_visible},
+};
+
+/// Index and records of a [`Table`], for many packets in a row. It costs a few loads to make; all of it borrows the table.
+///
+/// The order that hides the memory's latency: [`begin`](Self::begin) for every key as soon as it is known, then one call of
+/// [`finish`](Self::finish), then the records.
+#[derive(Clone, Copy)]
+pub struct View<'t, const K: usize, const W: usize> {
+    hasher: &'t Hasher<K>,
+    index: Index<'t>,
+    records: &'t [[AtomicU64; W]],
+}
+
+impl<const K: usize, const W: usize> Table<K, W> {
+    /// The table for the packets of one batch.
+    #[inline]
+    pub fn view(&self) -> View<'_, K, W> {
+        View {
+            hasher: self.hasher(),
+            index: self.index(),
+            records: self.record_words().as_chunks().0,
+        }
+    }
+}
+
+impl<'t, const K: usize, const W: usize> View<'t, K, W> {
+    /// The hash of `key`; its bucket is on its way from now on.
+    #[inline]
+    pub fn begin(&self, key: &[u64; K]) -> FlowHash {
+        let hash = self.hasher.hash(key);
+        self.index.prefetch(hash);
+        hash
+    }
+
+    /// Looks up keys with their hashes, whose buckets were [asked for](Self::begin): compares signatures, prefetches records,
+    /// then compares keys. A hit costs two cache lines, a miss nearly always one; none of them is waited for one by one.
+    ///
+    /// # Panics
+    /// If the three slices differ in length.
+    #[inline]
+    pub fn finish(&self, keys: &[[u64; K]], hashes: &[FlowHash], out: &mut [Option<FlowRef>]) {
+        assert!(
+            keys.len() == hashes.len() && keys.len() == out.len(),
+            "slices of different lengths"
+        );
+        let groups = keys.chunks(GROUP).zip(hashes.chunks(GROUP));
+        for ((keys, hashes), out) in groups.zip(out.chunks_mut(GROUP)) {
+            let undecided = self.first_candidates(hashes, out);
+            self.confirm(keys, hashes, out, undecided);
+        }
+    }
+
+    /// The first candidate of each, its record on its way. Bits of the result: those of which more than that may have to be
+    /// looked at, so that no record means a miss for the others.
+    #[inline]
+    fn first_candidates(&self, hashes: &[FlowHash], out: &mut [Option<FlowRef>]) -> u64 {
+        let mut undecided = 0;
+        for (at, (hash, out)) in hashes.iter().zip(out).enumerate() {
+            let mut candidates = self.index.candidates(*hash);
+            *out = candidates.next().map(FlowRef::new);
+            if let Some(flow) = *out {
+                self.prefetch_record(flow);
+            }
+            undecided |= u64::from(candidates.overflow != 0 || candidates.has_more()) << at;
+        }
+        undecided
+    }
+
+    /// Keeps the candidates that have the key and looks on for the others.
+    #[inline]
+    fn confirm(&self, keys: &[[u64; K]], hashes: &[FlowHash], out: &mut [Option<FlowRef>], undecided: u64) {
+        for (at, ((key, hash), out)) in keys.iter().zip(hashes).zip(out).enumerate() {
+            if out.is_none_or(|flow| !self.confirms(flow, key)) {
+                *out = if undecided >> at & 1 == 0 {
+                    None
+                } else {
+                    self.lookup(key, *hash)
+                };
+            }
+        }
+    }
+
+    /// The established flow with this key, as [`Table::lookup`].
+    #[inline]
+    pub fn lookup(&self, key: &[u64; K], hash: FlowHash) -> Option<FlowRef> {
+        self.index.find(hash, |record| {
+            let flow = FlowRef::new(record);
+            self.confirms(flow, key).then_some(flow)
+        })
+    }
+
+    #[inline]
+    fn confirms(&self, flow: FlowRef, key: &[u64; K]) -> bool {
+        let record = self.record(flow);
+        record.has_key(key) && is_visible(flow, record.state(), || self.record(flow.original()).state())
+    }
+
+    /// A record in place.
+    ///
+    /// # Panics
+    /// If `flow` is of a larger table.
+    #[inline]
+    pub fn record(&self, flow: FlowRef) -> Record<'t, K, W> {
+        Record::new(&self.records[flow.index() as usize])
+    }
+
+    /// State and some payload words of a record, consistent as in [`Table::read`], by a single attempt: `None` while another
+    /// worker writes it.
+    #[inline]
+    pub fn peek<const N: usize>(&self, flow: FlowRef, at: [usize; N]) -> Option<(State, [u64; N])> {
+        self.record(flow).peek(at)
+    }
+
+    /// Brings a record nearer.
+    #[inline]
+    pub fn prefetch_record(&self, flow: FlowRef) {
+        if let Some(record) = self.records.get(flow.index() as usize) {
+            prefetch(&record[0]);
+            if W > LINE_WORDS {
+                // A record of 96 B spans two lines.
+                prefetch(&record[W - 1]);
+            }
+        }
+    }
+}
+
+impl<const K: usize, const W: usize> std::fmt::Debug for View<'_, K, W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View")
+            .field("records", &self.records.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Bits of a word: keys of which the first candidate is looked for before any key is compared.
+const GROUP: usize = 64;
+const LINE_WORDS: usize = crate::layout::LINE_WORDS;
