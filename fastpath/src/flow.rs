@@ -147,6 +147,14 @@ impl Tuple {
         }
     }
 
+    /// ICMP over IPv4 or ICMPv6 over IPv6; the other two pairings are protocols like any.
+    pub const fn is_icmp(&self) -> bool {
+        match self.src {
+            IpAddr::V4(_) => self.proto.0 == IpProtocol::ICMP.0,
+            IpAddr::V6(_) => self.proto.0 == IpProtocol::ICMPV6.0,
+        }
+    }
+
     /// True when `other` has the same addresses and ports: nothing to rewrite.
     pub fn same_headers(&self, other: &Self) -> bool {
         (self.src, self.dst, self.sport, self.dport) == (other.src, other.dst, other.sport, other.dport)
@@ -167,9 +175,10 @@ impl fmt::Display for Tuple {
             let (src, dst) = (SocketAddr::new(src, sport), SocketAddr::new(dst, dport));
             return write!(f, "{} {src} > {dst}", self.proto);
         }
-        match self.proto {
-            IpProtocol::ICMP | IpProtocol::ICMPV6 => write!(f, "{} {src} > {dst}", self.proto)?,
-            proto => write!(f, "ip proto {} {src} > {dst}", proto.0)?,
+        if self.is_icmp() {
+            write!(f, "{} {src} > {dst}", self.proto)?;
+        } else {
+            write!(f, "ip proto {} {src} > {dst}", self.proto.0)?;
         }
         if self.kind.is_echo() {
             write!(f, " id {sport}")

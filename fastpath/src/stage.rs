@@ -158,7 +158,7 @@ impl<O: Observer> Pass<'_, O> {
 
     pub(crate) fn drop_frame(&mut self, frame: Frame, number: PacketNumber, reason: DropReason, fate: Fate) {
         let verdict = Verdict::Drop(reason);
-        self.note_outcome(|| FragmentOutcome::Dropped(reason));
+        self.note_outcome(|| FragmentOutcome::Dropped(reason, fate));
         self.counters.verdict(verdict);
         self.memory.release(frame);
         self.decided(number, fate, verdict);
@@ -166,7 +166,7 @@ impl<O: Observer> Pass<'_, O> {
 
     /// To this node's kernel, as it is.
     pub(crate) fn punt(&mut self, inbound: Inbound, reason: PuntReason, fate: Fate) {
-        self.note_outcome(|| FragmentOutcome::Punted(reason));
+        self.note_outcome(|| FragmentOutcome::Punted(reason, fate));
         let Inbound {
             mut frame,
             number,

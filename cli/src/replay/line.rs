@@ -9,7 +9,6 @@ use fastpath::observe::Fate;
 use fastpath::snapshot::{Direction, RuleOrigin, Snapshot};
 use fastpath::verdict::Verdict;
 use serde::{Serialize, Serializer};
-use wire::IpProtocol;
 
 /// One line. Absent fields do not apply.
 #[derive(Debug, Serialize)]
@@ -145,7 +144,7 @@ fn text(tuple: &Tuple) -> String {
         let (src, dst) = (SocketAddr::new(src, sport), SocketAddr::new(dst, dport));
         return format!("{proto} {src} > {dst}");
     }
-    if !matches!(proto, IpProtocol::ICMP | IpProtocol::ICMPV6) {
+    if !tuple.is_icmp() {
         return format!("ip proto {} {src} > {dst}", proto.0);
     }
     let mut text = format!("icmp {src} > {dst}");
@@ -161,6 +160,7 @@ mod tests {
     use fastpath::flow::{PortsKind, Zone};
     use fastpath::port::PortId;
     use fastpath::verdict::{DropReason, PuntReason};
+    use wire::IpProtocol;
 
     use super::*;
 

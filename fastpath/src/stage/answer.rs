@@ -1,7 +1,11 @@
 //! Answer: ARP, neighbour discovery and echo on links whose other end is a pod or this node's kernel.
 //!
 //! Reads the question, its port. Sets nothing but the frame. Verdicts: tx with the answer, drop `not-for-us` where silence is
-//! right, `malformed`, `no-buffer`, `too-big`.
+//! right, `spoofed-source` and `spoofed-mac` for an ARP sender that is not the pod, `malformed`, `no-buffer`, `too-big`.
+
+use std::net::IpAddr;
+
+use wire::arp::ArpPacket;
 
 use super::{Inbound, NOTHING, Pass, Place};
 use crate::answer::{Link, Reply, arp, echo, nd};
@@ -14,12 +18,14 @@ use crate::verdict::{DropReason, Verdict};
 
 impl<O: Observer> Pass<'_, O> {
     pub(crate) fn answer_arp(&mut self, frame: Frame, number: PacketNumber, port: &Port) {
+        let message = self.memory.bytes(&frame).get(14..).unwrap_or_default();
         let own: &[_] = if is_pod(port) { &port.addresses } else { &[] };
-        let reply = arp::answer(
-            &link(port),
-            self.memory.bytes(&frame).get(14..).unwrap_or_default(),
-            own,
-        );
+        if is_pod(port)
+            && let Err(reason) = arp_sender_is_right(message, port)
+        {
+            return self.drop_frame(frame, number, reason, NOTHING);
+        }
+        let reply = arp::answer(&link(port), message, own);
         self.reply(frame, number, port.id, &reply);
     }
 
@@ -80,6 +86,20 @@ impl<O: Observer> Pass<'_, O> {
             Ok(()) => self.decided(number, NOTHING, Verdict::Tx(port)),
             Err(frame) => self.drop_frame(frame, number, DropReason::PortGone, NOTHING),
         }
+    }
+}
+
+/// A pod says in ARP, too, that it is itself: with its own MAC, and its own address or (a probe) none.
+fn arp_sender_is_right(message: &[u8], port: &Port) -> Result<(), DropReason> {
+    let packet = ArpPacket::parse(message).map_err(|_| DropReason::Malformed)?;
+    if packet.sender_mac != port.peer_mac {
+        return Err(DropReason::SpoofedMac);
+    }
+    let sender = packet.sender();
+    if sender.is_unspecified() || port.addresses.contains(&IpAddr::V4(sender)) {
+        Ok(())
+    } else {
+        Err(DropReason::SpoofedSource)
     }
 }
 

@@ -182,14 +182,15 @@ pub(super) fn source_is_right(snapshot: &Snapshot, ingress: Ingress, src: IpAddr
         }
         Ingress::Uplink => {
             let route = snapshot.route(src);
-            let is_ours = matches!(route.target, RouteTarget::LocalPod(_) | RouteTarget::ThisNode);
-            // The pool's demand, less what the block's owner is reached by.
-            let plain_is_fine = matches!(
-                route.target,
-                RouteTarget::RemotePod { tunnel: None, .. } | RouteTarget::PeerNode(_)
-            );
-            let demands_tunnel = route.pool.is_some_and(|pool| pool.demands_tunnel);
-            !is_ours && (!demands_tunnel || plain_is_fine)
+            match route.target {
+                RouteTarget::LocalPod(_) | RouteTarget::ThisNode => false,
+                // The pool's demand of this very node: with CrossSubnet a tunnel for some, none for the others.
+                RouteTarget::RemotePod { tunnel, .. } => tunnel.is_none(),
+                RouteTarget::PeerNode(_) => true,
+                RouteTarget::Underlay | RouteTarget::Unreachable => {
+                    !route.pool.is_some_and(|pool| pool.demands_tunnel)
+                }
+            }
         }
     };
     if right {

@@ -33,13 +33,13 @@ pub(super) fn decap(head: &mut [u8], frame_len: usize, outer: Place, snapshot: &
     if !node.vteps.contains(&outer.packet.dst(l3)) {
         return Parsed::Ip(outer);
     }
+    if outer.packet.fragment.is_some() {
+        // Cut on the underlay: a packet for this node like any other, so that the kernel gets the later parts, too.
+        return Parsed::Ip(outer);
+    }
     let Some(peer) = snapshot.peer_by_outer(outer.packet.src(l3)) else {
         return Parsed::Punt(PuntReason::ToHost);
     };
-    if outer.packet.fragment.is_some() {
-        // Tunnel packets carry "don't fragment"; who cuts them all the same is heard by the kernel.
-        return Parsed::Punt(PuntReason::ToHost);
-    }
     let l4 = usize::from(outer.l3) + usize::from(outer.packet.l4_offset);
     let inner_l3 = if is_vxlan {
         let Ok((header, inner)) = VxlanHeader::parse(head.get(l4 + udp::HEADER_LEN..).unwrap_or_default())

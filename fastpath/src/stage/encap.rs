@@ -1,6 +1,6 @@
 //! Encap: the bytes before the packet, copied whole from the adjacency's template, and the few fields that differ.
 //!
-//! Reads the adjacency, the packet's length, family, ECN and flow hash. Sets the frame's start and the link, outer IP, UDP
+//! Reads the adjacency, the packet's length, family, DSCP, ECN and flow hash. Sets the frame's start and the link, outer IP, UDP
 //! headers; a partial transport checksum's place moves along, or is completed where the next hop can't. Verdicts: drop
 //! `no-buffer` when the headroom is too small (no port of ours makes such a frame).
 
@@ -84,7 +84,8 @@ pub fn encap(
     }
 }
 
-/// Length, ECN (RFC 6040 section 4.1, normal mode: the inner one) and header checksum.
+/// Length, DSCP (RFC 2983 section 3.1, the uniform model) and ECN (RFC 6040 section 4.1, normal mode), both the inner ones,
+/// and header checksum.
 fn stamp_ipv4(outer: &mut [u8], total_len: usize, inner_tos: u8, inner_id: u16) -> bool {
     let Some(outer) = outer.get_mut(..ipv4::HEADER_LEN) else {
         return false;
@@ -96,7 +97,7 @@ fn stamp_ipv4(outer: &mut [u8], total_len: usize, inner_tos: u8, inner_id: u16) 
         return false;
     };
     header.total_len.set(total_len);
-    header.tos = header.tos & !3 | inner_tos & 3;
+    header.tos = inner_tos;
     if !header.dont_fragment() {
         // Who may be cut must be told from the packets before and after it, RFC 6864 section 4.
         header.id.set(inner_id);
@@ -113,7 +114,7 @@ fn stamp_ipv6(outer: &mut [u8], payload_len: usize, inner_tos: u8) -> bool {
         return false;
     };
     header.payload_len.set(payload_len);
-    header.set_traffic_class(header.traffic_class() & !3 | inner_tos & 3);
+    header.set_traffic_class(inner_tos);
     true
 }
 

@@ -16,7 +16,7 @@ use crate::fragment::FragmentKey;
 use crate::fragment::board::OUTCOME_WORDS;
 use crate::fragment::track::Later;
 use crate::io::Frame;
-use crate::observe::{Fate, Observer, PacketNumber};
+use crate::observe::{Fate, FlowView, Observer, PacketNumber};
 use crate::port::PortId;
 use crate::snapshot::{AdjacencyId, RuleId};
 use crate::verdict::{DropReason, PuntReason};
@@ -32,9 +32,9 @@ pub(crate) enum FragmentOutcome {
         fate: Fate,
     },
     /// It was dropped.
-    Dropped(DropReason),
+    Dropped(DropReason, Fate),
     /// The kernel's.
-    Punted(PuntReason),
+    Punted(PuntReason, Fate),
 }
 
 /// What is kept of a fragment that waits, beside its frame.
@@ -88,7 +88,7 @@ impl<O: Observer> Pass<'_, O> {
     pub(crate) fn begin_first_fragment(&mut self, inbound: &Inbound) {
         let place = inbound.place;
         let key = key_of(&place.packet, self.l3(inbound), place.zone);
-        *self.first = key.map(|key| (key, FragmentOutcome::Dropped(DropReason::Malformed)));
+        *self.first = key.map(|key| (key, FragmentOutcome::Dropped(DropReason::Malformed, NOTHING)));
     }
 
     /// The packet has gone its way: those that waited follow it.
@@ -156,18 +156,11 @@ impl<O: Observer> Pass<'_, O> {
             hash: 0,
         };
         match outcome {
-            FragmentOutcome::Dropped(reason) => self.drop(inbound, reason, NOTHING),
-            FragmentOutcome::Punted(reason) => self.punt(inbound, reason, NOTHING),
-            FragmentOutcome::Forwarded {
-                exit,
-                to,
-                hash,
-                mut fate,
-            } => {
+            FragmentOutcome::Dropped(reason, fate) => self.drop(inbound, reason, as_later(fate)),
+            FragmentOutcome::Punted(reason, fate) => self.punt(inbound, reason, as_later(fate)),
+            FragmentOutcome::Forwarded { exit, to, hash, fate } => {
                 inbound.hash = hash;
-                if let Some(flow) = &mut fate.flow {
-                    flow.new = false;
-                }
+                let fate = as_later(fate);
                 match self.fits(&place.packet, exit) {
                     Ok(()) => self.forward(inbound, exit, to, fate),
                     Err(unfit) => self.refuse(inbound, unfit.reason, unfit.answer, fate),
@@ -195,6 +188,14 @@ impl<O: Observer> Pass<'_, O> {
     }
 }
 
+/// What decided the first fragment decides the others, which open no flow.
+fn as_later(first: Fate) -> Fate {
+    Fate {
+        flow: first.flow.map(|flow| FlowView { new: false, ..flow }),
+        ..first
+    }
+}
+
 /// What the fragments of `packet`'s datagram share.
 fn key_of(packet: &Packet, l3: &[u8], zone: Zone) -> Option<FragmentKey> {
     let id = packet.fragment?.id;
@@ -210,9 +211,9 @@ impl FragmentOutcome {
     fn words(&self) -> [u64; OUTCOME_WORDS] {
         let word = u64::from_ne_bytes;
         match *self {
-            Self::Dropped(reason) => [
+            Self::Dropped(reason, fate) => [
                 word([DROPPED, reason as u8, 0, 0, 0, 0, 0, 0]),
-                0,
+                rule_word(fate),
                 0,
                 0,
                 0,
@@ -220,9 +221,9 @@ impl FragmentOutcome {
                 0,
                 0,
             ],
-            Self::Punted(reason) => [
+            Self::Punted(reason, fate) => [
                 word([PUNTED, reason as u8, 0, 0, 0, 0, 0, 0]),
-                0,
+                rule_word(fate),
                 0,
                 0,
                 0,
@@ -245,9 +246,8 @@ impl FragmentOutcome {
                     }
                 };
                 let kinds = word([FORWARDED, 0, exit, family, id_low, id_high, 0, 0]);
-                let rule = fate.rule.map_or(0, |rule| u64::from(rule.0) + 1);
                 let ports = u64::from(sport.get()) << 16 | u64::from(dport.get());
-                [kinds, rule, ports, hash, a, b, c, d]
+                [kinds, rule_word(fate), ports, hash, a, b, c, d]
             }
         }
     }
@@ -257,34 +257,39 @@ impl FragmentOutcome {
         let [kinds, rule, ports, hash, a, b, c, d] = words;
         let [kind, reason, exit, family, id_low, id_high, ..] = kinds.to_ne_bytes();
         let (sport, dport) = (Port::new((ports >> 16) as u16), Port::new(ports as u16));
+        let fate = Fate {
+            rule: rule.checked_sub(1).map(|rule| RuleId(rule as u32)),
+            ..NOTHING
+        };
         Some(match kind {
-            DROPPED => Self::Dropped(*DropReason::ALL.get(usize::from(reason))?),
-            PUNTED => Self::Punted(*PuntReason::ALL.get(usize::from(reason))?),
-            FORWARDED => {
-                let mut fate = NOTHING;
-                fate.rule = rule.checked_sub(1).map(|rule| RuleId(rule as u32));
-                Self::Forwarded {
-                    exit: match exit {
-                        EXIT_PUNT => Exit::Punt,
-                        EXIT_NONE => Exit::Adjacency(None),
-                        EXIT_ADJACENCY => {
-                            Exit::Adjacency(Some(AdjacencyId(u16::from_ne_bytes([id_low, id_high]))))
-                        }
-                        _ => return None,
-                    },
-                    to: match family {
-                        0 => Rewrite::None,
-                        4 => Rewrite::V4(a, (sport, dport)),
-                        6 => Rewrite::V6((whole([a, b]), whole([c, d])), (sport, dport)),
-                        _ => return None,
-                    },
-                    hash,
-                    fate,
-                }
-            }
+            DROPPED => Self::Dropped(*DropReason::ALL.get(usize::from(reason))?, fate),
+            PUNTED => Self::Punted(*PuntReason::ALL.get(usize::from(reason))?, fate),
+            FORWARDED => Self::Forwarded {
+                exit: match exit {
+                    EXIT_PUNT => Exit::Punt,
+                    EXIT_NONE => Exit::Adjacency(None),
+                    EXIT_ADJACENCY => {
+                        Exit::Adjacency(Some(AdjacencyId(u16::from_ne_bytes([id_low, id_high]))))
+                    }
+                    _ => return None,
+                },
+                to: match family {
+                    0 => Rewrite::None,
+                    4 => Rewrite::V4(a, (sport, dport)),
+                    6 => Rewrite::V6((whole([a, b]), whole([c, d])), (sport, dport)),
+                    _ => return None,
+                },
+                hash,
+                fate,
+            },
             _ => return None,
         })
     }
+}
+
+/// The rule that decided, in a word; 0 is none.
+fn rule_word(fate: Fate) -> u64 {
+    fate.rule.map_or(0, |rule| u64::from(rule.0) + 1)
 }
 
 fn halves(address: [u8; 16]) -> [u64; 2] {
@@ -320,8 +325,14 @@ mod tests {
         let ports = (Port::new(40_000), Port::new(53));
         let mut fate = Fate::bare(Verdict::Drop(DropReason::Malformed));
         let mut outcomes = vec![
-            FragmentOutcome::Dropped(DropReason::PolicyDenied),
-            FragmentOutcome::Punted(PuntReason::ToHost),
+            FragmentOutcome::Dropped(
+                DropReason::PolicyDenied,
+                Fate {
+                    rule: Some(RuleId(7)),
+                    ..fate
+                },
+            ),
+            FragmentOutcome::Punted(PuntReason::ToHost, fate),
         ];
         for rule in [None, Some(RuleId(0)), Some(RuleId((1 << 24) - 1))] {
             fate.rule = rule;

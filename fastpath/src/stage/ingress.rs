@@ -216,7 +216,11 @@ pub(super) fn parse_at(head: &[u8], frame_len: usize, l3: usize) -> Result<Packe
         } else {
             l4_header_len(packet.proto)
         };
-    if packet.source_routed || headers > bytes.len() || is_martian(packet.src(bytes)) {
+    if packet.source_routed
+        || headers > bytes.len()
+        || is_martian(packet.src(bytes))
+        || is_loopback(packet.dst(bytes))
+    {
         return Err(DropReason::Malformed);
     }
     Ok(packet)
@@ -260,11 +264,19 @@ fn is_link_scoped(address: IpAddr) -> bool {
     }
 }
 
-/// A source that no packet may have.
+/// A source that no packet on a link may have.
 fn is_martian(src: IpAddr) -> bool {
     match src {
-        IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast() || v4.is_loopback(),
-        IpAddr::V6(v6) => v6.is_multicast() || v6.is_loopback(),
+        IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast() || is_loopback(src),
+        IpAddr::V6(v6) => v6.is_multicast() || is_loopback(src),
+    }
+}
+
+/// An address that must not be seen outside its host (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5.3).
+fn is_loopback(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_loopback(),
+        IpAddr::V6(v6) => v6.is_loopback(),
     }
 }
 

@@ -91,6 +91,15 @@ fn other_protocols(f: Family) -> Case {
         );
     case.send(B.sends(&gre(f.b, f.a)))
         .tx(A.port, to_a("proto 47 data 24"));
+    // The other family's ICMP is a protocol like any.
+    let other = if f.is_v4() { 58 } else { 1 };
+    let odd = IpPacket::new(ip(f.a), ip(f.b), etherparse::IpNumber(other), vec![128; 24]);
+    case.send(A.sends(&odd))
+        .tx(B.port, to_b(&format!("proto {other} data 24")))
+        .flow(
+            format!("ip proto {other} {} > {}", f.a, f.b),
+            format!("ip proto {other} {} > {}", f.b, f.a),
+        );
     case
 }
 

@@ -121,7 +121,9 @@ fn denied(f: Family) -> Case {
     );
     let pieces = udp(&at(f.a, 4000), &at(f.b, 53), 3000).cut(1280, 0x51);
     for piece in [&pieces[1], &pieces[0], &pieces[2]] {
-        case.send(A.sends(piece)).dropped("policy-denied");
+        case.send(A.sends(piece))
+            .dropped("policy-denied")
+            .by("NetworkPolicy default/deny-all ingress default");
     }
     case
 }

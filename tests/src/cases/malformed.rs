@@ -64,6 +64,12 @@ fn headers(f: Family) -> Case {
     let mut short_icmp = icmp(f.a, f.b, if f.is_v4() { 8 } else { 128 }, 0, 1, &[]);
     short_icmp.payload.truncate(7);
     case.send(A.sends(&short_icmp)).dropped("malformed");
+    // Loopback addresses are for no link.
+    let loopback = if f.is_v4() { "127.0.0.1" } else { "::1" };
+    case.send(A.sends(&udp(&at(f.a, 4000), &at(loopback, 53), 20)))
+        .dropped("malformed");
+    case.send(A.sends(&udp(&at(loopback, 4000), &at(f.b, 53), 20)))
+        .dropped("malformed");
     // No IP at all: a routed link has no use for it.
     let mut lldp = A.sends(&packet).frame;
     lldp[12..14].copy_from_slice(&[0x88, 0xcc]);

@@ -2,7 +2,7 @@
 
 use super::{V4, V6};
 use crate::case::Case;
-use crate::cluster::{A, GATEWAY_MAC, NODE_A, ROUTER_MAC, Sent, raw, state};
+use crate::cluster::{A, B, GATEWAY_MAC, NODE_A, ROUTER_MAC, Sent, raw, state};
 use crate::packet::{icmp, ip};
 
 pub(super) fn cases() -> Vec<Case> {
@@ -49,6 +49,14 @@ fn arp() -> Case {
         .dropped("not-for-us");
     case.send(raw(A.port, arp_frame(2, A.mac, V4.a, "169.254.1.1", GATEWAY_MAC)))
         .dropped("not-for-us");
+    // Who asks in another's name is not answered.
+    case.send(raw(A.port, arp_frame(1, A.mac, V4.b, "169.254.1.1", [0xff; 6])))
+        .dropped("spoofed-source");
+    case.send(raw(A.port, arp_frame(1, A.mac, V4.b, V4.b, [0xff; 6])))
+        .dropped("spoofed-source");
+    let mut other_mac = arp_frame(1, A.mac, V4.a, "169.254.1.1", [0xff; 6]);
+    other_mac[22..28].copy_from_slice(&B.mac);
+    case.send(raw(A.port, other_mac)).dropped("spoofed-mac");
     let mut cut = arp_frame(1, A.mac, V4.a, "169.254.1.1", [0xff; 6]);
     cut.truncate(40);
     case.send(raw(A.port, cut)).dropped("malformed");

@@ -55,7 +55,12 @@ fn exceeded(f: Family) -> Case {
             "uplink",
             format!(
                 "{} {} > {} ttl * {tos} {kind} [ {} > {} ttl 1 {} udp 33000 > 33434 ]",
-                f.vxlan_to("b", "node-b"),
+                if f.is_v4() {
+                    f.vxlan_to("b", "node-b")
+                        .replace("ttl 64", &format!("ttl 64 {tos}"))
+                } else {
+                    f.vxlan_to("b", "node-b")
+                },
                 "{router}",
                 f.d,
                 f.d,

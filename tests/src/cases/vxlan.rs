@@ -2,7 +2,7 @@
 
 use super::{Family, V4, at, both};
 use crate::case::Case;
-use crate::cluster::{A, NODE_A, NODE_B, NODE_C, Sent, VXLAN_HEADER};
+use crate::cluster::{A, NODE_A, NODE_B, NODE_C, Sent, VXLAN_HEADER, router_sends};
 use crate::packet::{IpPacket, ping, tcp, udp, udp_with};
 
 pub(super) fn cases() -> Vec<Case> {
@@ -115,6 +115,15 @@ fn not_ours(f: Family) -> Case {
         A.port,
         format!("gw > a {} > {} ttl 63 {} udp 4000 > 53 data 10", f.d, f.a, f.df),
     );
+    // Cut on the underlay: all of it is the kernel's, whichever part comes first.
+    let header = VXLAN_HEADER;
+    let long = udp(&at(f.d, 4000), &at(f.a, 53), 1200);
+    let data = [&header[..], &long.frame(NODE_B.vtep, NODE_A.vtep)].concat();
+    let outer = udp_with(&at(f.node_b, 50000), &at(f.node_a, 4789), &data);
+    let pieces = outer.cut(600, 0x61);
+    for piece in [&pieces[1], &pieces[0], &pieces[2]] {
+        case.send(NODE_B.sends(piece)).punted("to-host");
+    }
     case
 }
 
@@ -165,6 +174,9 @@ fn cross_subnet(f: Family) -> Case {
             A.port,
             format!("gw > a {} > {} ttl 63 {} udp 5000 > 53 data 20", f.d, f.a, f.df),
         );
+    // The pool demands a tunnel of a node beyond a router.
+    case.send(router_sends(&udp(&at(f.e, 5000), &at(f.a, 53), 20)))
+        .dropped("spoofed-source");
     case
 }
 
@@ -175,7 +187,7 @@ fn congestion() -> Case {
         "Congestion marks go in and out of the tunnel as RFC 6040 says.",
         "",
     );
-    // Into the tunnel: the outer header says what the inner one says, but for DSCP.
+    // Into the tunnel: the outer header says what the inner one says; DSCP is copied, too (RFC 2983 section 3.1).
     let outer = |ecn: &str| {
         let bare = f.vxlan_to("b", "node-b");
         if ecn.is_empty() {
@@ -184,7 +196,7 @@ fn congestion() -> Case {
             bare.replace("ttl 64", &format!("ttl 64 tos {ecn}"))
         }
     };
-    for (tos, mark) in [(0, ""), (1, "0x01"), (2, "0x02"), (3, "0x03")] {
+    for (tos, mark) in [(0, ""), (1, "0x01"), (2, "0x02"), (3, "0x03"), (0xb9, "0xb9")] {
         let inner = if tos == 0 {
             String::new()
         } else {
