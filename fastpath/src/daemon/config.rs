@@ -359,7 +359,7 @@ impl Config {
                 self.sockets.fastpath != self.sockets.status,
                 (
                     "sockets.status",
-                    format!("{:?}", self.sockets.status),
+                    self.sockets.status.display().to_string(),
                     "another path than that of sockets.fastpath",
                 ),
             ),

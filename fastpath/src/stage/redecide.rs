@@ -43,7 +43,7 @@ impl<O: Observer> Pass<'_, O> {
         inbound: &Inbound,
     ) -> Redecided {
         let stamp = Stamp(L::writer(self.flows).table().record(flow).word(L::STAMP));
-        let is_foreign = self.generations().is_foreign(stamp);
+        let is_foreign = self.generations.is_foreign(stamp);
         if self.redecisions_left == 0 && !is_foreign {
             self.counters.redecisions_put_off.add(1);
             return Redecided::Same;
