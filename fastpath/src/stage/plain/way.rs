@@ -35,8 +35,7 @@ pub(super) struct Way {
     is_tunnel: bool,
     /// Don't fragment is clear in the outer header, so that its identification counts.
     has_id: bool,
-    tos: u8,
-    /// Sum of the outer IPv4 header but for length, ECN, identification, checksum.
+    /// Sum of the outer IPv4 header but for length, DSCP and ECN, identification, checksum.
     outer_sum: Sum,
     /// The header, at the end of the block.
     block: [u8; BLOCK_LEN],
@@ -82,7 +81,6 @@ impl Way {
         completes: false,
         is_tunnel: false,
         has_id: false,
-        tos: 0,
         outer_sum: Sum::ZERO,
         block: [0; BLOCK_LEN],
     };
@@ -124,8 +122,7 @@ impl Way {
             ..none
         };
         if is_tunnel && let Some(outer) = Ipv4Header::prefix_mut(&mut way.block[OUTER_IP..]) {
-            outer.tos &= !ECN;
-            way.tos = outer.tos;
+            outer.tos = 0;
             way.has_id = !outer.dont_fragment();
             outer.total_len.set(0);
             outer.checksum.set(0);
@@ -154,7 +151,7 @@ impl Way {
         }
     }
 
-    /// What differs from packet to packet: lengths, ECN (RFC 6040 section 4.1), identification, source port, checksum.
+    /// What differs from packet to packet: lengths, DSCP (RFC 2983 section 3.1) and ECN (RFC 6040 section 4.1), identification, source port, checksum.
     #[inline]
     fn stamp(
         &self,
@@ -166,16 +163,16 @@ impl Way {
     ) {
         const OUTER_LEN: u16 = (vxlan::OUTER_V4_LEN + ethernet::HEADER_LEN) as u16;
         let len = total_len + OUTER_LEN;
-        let ecn = packet[1] & ECN;
+        let tos = packet[1];
         let own = u16::from_be_bytes([packet[4], packet[5]]);
         let id = match (self.has_id, own) {
             (false, _) => 0,
             (true, 0) => u16::from_be_bytes(l4_checksum),
             (true, own) => own,
         };
-        let sum = self.outer_sum + Sum::of_u16(len) + Sum::of_u16(id) + Sum::of_u16(ecn.into());
+        let sum = self.outer_sum + Sum::of_u16(len) + Sum::of_u16(id) + Sum::of_u16(tos.into());
         let mut put = |at: usize, field: [u8; 2]| before[at..at + 2].copy_from_slice(&field);
-        put(OUTER_IP, [0x45, self.tos | ecn]);
+        put(OUTER_IP, [0x45, tos]);
         put(OUTER_IP + 2, len.to_be_bytes());
         if self.has_id {
             put(OUTER_IP + 4, id.to_be_bytes());
@@ -191,6 +188,5 @@ const VXLAN_HEADER_LEN: usize = ethernet::HEADER_LEN + vxlan::OUTER_V4_LEN + eth
 /// Where the outer IPv4 header begins in a block, and its UDP header.
 const OUTER_IP: usize = BLOCK_LEN - ethernet::HEADER_LEN - vxlan::OUTER_V4_LEN;
 const OUTER_UDP: usize = OUTER_IP + ipv4::HEADER_LEN;
-const ECN: u8 = 3;
 /// Adjacencies whose ways are kept: 128 KiB, of which those in use are touched.
 const WAYS: usize = 1024;
