@@ -21,7 +21,8 @@ pub fn run(bytes: &[u8]) {
     let file = Arc::new(PathBuf::from(if options & 1 == 1 { "x.json" } else { "x.yaml" }));
     let mut errors = Vec::new();
     let entries = read(&file, text, &mut errors);
-    let lines = text.split('\n').count() as u64;
+    // YAML breaks lines at a lone carriage return too (YAML 1.2 section 5.4).
+    let lines = text.split(['\n', '\r']).count() as u64;
     let inside = |location: &Location| location.file == file && (1..=lines).contains(&location.line);
     for error in &errors {
         assert!(inside(&error.location), "{error}, of {lines} lines");
