@@ -319,6 +319,9 @@ mod mapped {
 
         /// Looks for us in `/proc/self/smaps`; without it, the answer is no.
         fn has_transparent_pages(&self) -> bool {
+            if self.len < HUGE {
+                return false;
+            }
             let Ok(maps) = std::fs::read_to_string("/proc/self/smaps") else {
                 return false;
             };

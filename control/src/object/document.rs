@@ -258,7 +258,9 @@ fn read_document(
 
 fn is_filler(line: &str) -> bool {
     line.trim().is_empty()
-        || line.starts_with("---")
+        || line
+            .strip_prefix("---")
+            .is_some_and(|rest| rest.is_empty() || (rest.starts_with([' ', '\t']) && is_filler(rest)))
         || line.trim_start().starts_with('#')
         || line.starts_with('%')
 }
@@ -421,6 +423,9 @@ mod tests {
                 "x.yaml:1: apiVersion is missing",
             ),
             ("just text\n", "x.yaml:1: "),
+            // A marker may have the document beside it, and what only looks like one is content.
+            ("# c\n--- {kind: Pod}\n", "x.yaml:2: apiVersion is missing"),
+            ("\n---or, label: 1\n", "x.yaml:2: apiVersion is missing"),
             (
                 "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Pod\n  metadata: {name: a}\n- apiVersion: v1\n  \
                  kind: Service\n  metadata: {name: s, namespace: b}\n  spec:\n    clusterIP: 10.0.0.1\n    ports:\n    \

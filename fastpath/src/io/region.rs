@@ -157,7 +157,7 @@ impl Region {
         unsafe { libc::madvise(start, self.len, libc::MADV_HUGEPAGE) };
         // SAFETY: as above; a kernel without it leaves the pages to be made at first use.
         unsafe { libc::madvise(start, self.len, libc::MADV_POPULATE_WRITE) };
-        if mapped_in_huge_pages(self.start.as_ptr() as usize) >= self.len / 2 {
+        if self.len >= HUGE_PAGE && mapped_in_huge_pages(self.start.as_ptr() as usize) >= self.len / 2 {
             self.pages = Pages::Transparent;
         }
     }
