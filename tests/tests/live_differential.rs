@@ -8,32 +8,11 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
-use tests::interop::{add_state, scapy, text};
+use tests::interop::{add_state, one_backend, scapy, text};
 use tests::live::Lab;
 
 /// Frames beside the hand-made ones that are mutations of them.
 const MUTATED: u32 = 300;
-
-/// The backends of the Service are on the other node alone: nothing is left to chance.
-fn one_backend(state: &Path) {
-    let path = state.join("20-service.yaml");
-    let manifests = fs::read_to_string(&path).expect("the lab's copy");
-    let mut out = String::new();
-    let mut skipping = false;
-    for line in manifests.lines() {
-        if line.starts_with("  - addresses:") {
-            skipping = !line.contains("10.244.2.10") && !line.contains("fd00:10:244:2::10");
-        } else if line == "---" {
-            skipping = false;
-        }
-        if !skipping {
-            out.push_str(line);
-            out.push('\n');
-        }
-    }
-    assert_eq!(out.matches("  - addresses:").count(), 2, "{out}");
-    fs::write(&path, out).expect("the lab's copy");
-}
 
 /// Nobody but the test speaks on the links of node-a.
 fn silence(lab: &Lab) {
@@ -62,7 +41,8 @@ fn silence(lab: &Lab) {
 
 fn differential(test: &str, seed: u32, prepare: impl FnOnce(&Path)) {
     let Some(lab) = Lab::up_with(test, &[], |state| {
-        one_backend(state);
+        // On the other node: nothing is left to chance.
+        one_backend(state, ["10.244.2.10", "fd00:10:244:2::10"]);
         prepare(state);
     }) else {
         return;

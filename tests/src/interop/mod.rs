@@ -66,6 +66,33 @@ pub fn annotate_nodes(state: &Path, annotation: impl Fn(&str) -> String) {
     fs::write(&path, out).expect("the lab's copy");
 }
 
+/// Leaves the Service of a lab's state one backend in each family.
+///
+/// # Panics
+/// When it has none with these addresses.
+pub fn one_backend(state: &Path, addresses: [&str; 2]) {
+    let path = state.join("20-service.yaml");
+    let manifests = fs::read_to_string(&path).expect("the lab's copy");
+    let mut out = String::new();
+    let mut skipping = false;
+    for line in manifests.lines() {
+        if line.starts_with("  - addresses:") {
+            let is = |address: &&str| {
+                line.contains(&format!("[{address}]")) || line.contains(&format!("\"{address}\""))
+            };
+            skipping = !addresses.iter().any(is);
+        } else if line == "---" {
+            skipping = false;
+        }
+        if !skipping {
+            out.push_str(line);
+            out.push('\n');
+        }
+    }
+    assert_eq!(out.matches("  - addresses:").count(), addresses.len(), "{out}");
+    fs::write(&path, out).expect("the lab's copy");
+}
+
 /// Is this program there? If not, that is printed as the reason to skip.
 pub fn has(program: &str) -> bool {
     let found = Command::new(program)
