@@ -249,6 +249,7 @@ impl Resolver {
         let mut options = Options {
             mode: Mode::Live,
             uplink_interface: config.uplink.clone(),
+            pod_views: false,
             ..Options::default()
         };
         let mut file = None;

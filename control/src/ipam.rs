@@ -83,13 +83,17 @@ pub fn claimed(objects: &Objects) -> BTreeSet<IpAddr> {
 
 /// Gives an address of each family to every pod that needs one; keeps `previous` where it still fits.
 pub fn assign(objects: &Objects, previous: &Assignments) -> Result<Assignments, IpamError> {
-    let claimed = claimed(objects);
-    let mut taken = claimed.clone();
     let needy: Vec<(&ObjectName, &Node)> = objects
         .pods
         .iter()
         .filter_map(|(name, pod)| Some((name, needs(objects, pod)?)))
         .collect();
+    // At scale the objects of all but a few pods have addresses.
+    if needy.is_empty() {
+        return Ok(Assignments::default());
+    }
+    let claimed = claimed(objects);
+    let mut taken = claimed.clone();
     let with_needs: BTreeSet<&ObjectName> = needy.iter().map(|(_, node)| &node.meta.name).collect();
     for node in with_needs.iter().filter_map(|name| objects.nodes.get(*name)) {
         taken.extend([node.vxlan_v4, node.ipip_v4, node.vxlan_v6].into_iter().flatten());
@@ -121,7 +125,7 @@ pub fn assign(objects: &Objects, previous: &Assignments) -> Result<Assignments, 
             continue;
         }
         let pod = || Subject::new(objects, Kind::Pod, name);
-        let node_name = node.meta.name.name.clone();
+        let node_name = node.meta.name.name.to_string();
         if node.pod_cidrs.is_empty() {
             return Err(IpamError::NoRange {
                 pod: pod(),

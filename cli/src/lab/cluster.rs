@@ -105,8 +105,8 @@ fn node(view: &NodeView, dataplane: Dataplane, pods: &[PodView]) -> Result<Node>
         tunnel_addresses: [true, false].map(|v4| view.tunnel(Tunnel::Vxlan, v4)?.address),
         pods: pods
             .map(|pod| Pod {
-                namespace: pod.name.namespace.clone(),
-                name: pod.name.name.clone(),
+                namespace: pod.name.namespace.to_string(),
+                name: pod.name.name.to_string(),
                 interface: pod.interface.clone(),
                 addresses: pod.addresses.clone(),
                 mac: pod.mac,

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::field::{PortNumber, Protocol, null_default};
 use super::meta::{Metadata, ObjectName, RawMetadata, Scope};
+use super::text::Text;
 
 /// discovery.k8s.io/v1 EndpointSlice.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -16,7 +17,7 @@ pub struct EndpointSlice {
     /// The Service that it belongs to, by its label.
     pub service: Option<ObjectName>,
     /// Endpoints; none where the slice holds host names.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Box<[Endpoint]>,
     /// Ports that every endpoint has.
     pub ports: Vec<EndpointPort>,
 }
@@ -33,7 +34,7 @@ pub struct Endpoint {
     /// See `ready`.
     pub terminating: bool,
     /// The node that it lives on.
-    pub node: Option<String>,
+    pub node: Option<Text>,
 }
 
 /// One port of a slice.
@@ -132,7 +133,10 @@ impl TryFrom<RawSlice> for EndpointSlice {
                 ready: ready.unwrap_or(true),
                 serving: serving.unwrap_or(true),
                 terminating: terminating.unwrap_or(false),
-                node: endpoint.node_name.filter(|node| !node.is_empty()),
+                node: endpoint
+                    .node_name
+                    .filter(|node| !node.is_empty())
+                    .map(|node| Text::shared(&node)),
             });
         }
         let port = |raw: RawEndpointPort| EndpointPort {
@@ -143,7 +147,7 @@ impl TryFrom<RawSlice> for EndpointSlice {
         Ok(Self {
             meta,
             service,
-            endpoints,
+            endpoints: endpoints.into(),
             ports: raw.ports.into_iter().map(port).collect(),
         })
     }

@@ -6,22 +6,24 @@ use std::fmt;
 use serde::Deserialize;
 
 use super::field::string_map;
+use super::labels::Labels;
+use super::text::Text;
 
-/// Labels or annotations.
-pub type Labels = BTreeMap<String, String>;
+/// Annotations as written.
+pub(crate) type Annotations = BTreeMap<String, String>;
 
 /// Namespace and name of an object; the namespace is empty for cluster-scoped kinds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName {
     /// Empty for cluster-scoped kinds.
-    pub namespace: String,
+    pub namespace: Text,
     /// Unique within the namespace and kind.
-    pub name: String,
+    pub name: Text,
 }
 
 impl ObjectName {
     /// A name within a namespace.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn new(namespace: impl Into<Text>, name: impl Into<Text>) -> Self {
         Self {
             namespace: namespace.into(),
             name: name.into(),
@@ -46,8 +48,8 @@ pub struct Metadata {
     pub name: ObjectName,
     /// Labels that selectors see.
     pub labels: Labels,
-    /// Annotations.
-    pub annotations: Labels,
+    /// Those of Ringway and Calico: others mean nothing here, and some are as long as their object.
+    pub annotations: BTreeMap<String, String>,
     /// Whether the object is being deleted.
     pub deleting: bool,
 }
@@ -59,9 +61,9 @@ pub(crate) struct RawMetadata {
     name: Option<String>,
     namespace: Option<String>,
     #[serde(deserialize_with = "string_map")]
-    labels: Labels,
+    labels: Annotations,
     #[serde(deserialize_with = "string_map")]
-    annotations: Labels,
+    annotations: Annotations,
     deletion_timestamp: Option<String>,
 }
 
@@ -99,10 +101,15 @@ impl RawMetadata {
             check_label_key(key).map_err(|e| format!("metadata.labels: {e}"))?;
             check_label_value(value).map_err(|e| format!("metadata.labels: {e}"))?;
         }
+        let mut annotations = self.annotations;
+        annotations.retain(|key, _| key.starts_with("ringway.io/") || key.starts_with("projectcalico.org/"));
         Ok(Metadata {
-            name: ObjectName { namespace, name },
-            labels: self.labels,
-            annotations: self.annotations,
+            name: ObjectName {
+                namespace: Text::shared(&namespace),
+                name: name.into(),
+            },
+            labels: self.labels.into_iter().collect(),
+            annotations,
             deleting: self.deletion_timestamp.is_some(),
         })
     }

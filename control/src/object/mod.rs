@@ -7,12 +7,14 @@ pub mod document;
 mod endpoint_slice;
 pub mod field;
 mod ip_pool;
+mod labels;
 mod meta;
 mod network_policy;
 mod node;
 mod pod;
 mod selector;
 mod service;
+mod text;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,12 +25,14 @@ use serde::{Deserialize, Deserializer};
 
 pub use endpoint_slice::{Endpoint, EndpointPort, EndpointSlice};
 pub use ip_pool::{IpPool, ServiceCidr, Tunnel};
-pub use meta::{Labels, Metadata, ObjectName};
+pub use labels::Labels;
+pub use meta::{Metadata, ObjectName};
 pub use network_policy::{NetworkPolicy, PolicyPeer, PolicyPort, PolicyRule, PortSet};
 pub use node::Node;
 pub use pod::{NAME_LABEL, NamedPort, Namespace, Phase, Pod};
 pub use selector::Selector;
 pub use service::{Service, ServiceKind, ServicePort};
+pub use text::Text;
 
 /// Everything known about the cluster, in name order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

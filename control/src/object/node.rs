@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::field::{Cidr, null_default, parse_cidr};
-use super::meta::{Labels, Metadata, RawMetadata, Scope};
+use super::meta::{Metadata, RawMetadata, Scope};
 
 /// core/v1 Node with its annotations read.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -130,7 +130,7 @@ impl TryFrom<RawNode> for Node {
     }
 }
 
-struct Annotations<'a>(&'a Labels);
+struct Annotations<'a>(&'a super::meta::Annotations);
 
 impl Annotations<'_> {
     fn read<T>(&self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, String> {

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::field::{Address, PortNumber, Protocol, null_default};
 use super::meta::{Metadata, RawMetadata, Scope};
+use super::text::Text;
 
 /// core/v1 Namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -22,15 +23,15 @@ pub struct Pod {
     /// Name, labels, annotations.
     pub meta: Metadata,
     /// Node that it is bound to.
-    pub node: Option<String>,
+    pub node: Option<Text>,
     /// Whether it lives in its node's network namespace.
     pub host_network: bool,
     /// Container ports that have a name.
-    pub named_ports: Vec<NamedPort>,
+    pub named_ports: Box<[NamedPort]>,
     /// `status.podIPs`, else `status.podIP`.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Box<[IpAddr]>,
     /// `status.hostIPs`, else `status.hostIP`.
-    pub host_addresses: Vec<IpAddr>,
+    pub host_addresses: Box<[IpAddr]>,
     /// How far it is.
     pub phase: Phase,
     /// The Ready condition; absent means ready.
@@ -61,7 +62,7 @@ impl Pod {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedPort {
     /// Unique within a pod.
-    pub name: String,
+    pub name: Text,
     /// TCP unless said otherwise.
     pub protocol: Protocol,
     /// The container's port.
@@ -80,7 +81,7 @@ impl TryFrom<RawNamespace> for Namespace {
     fn try_from(raw: RawNamespace) -> Result<Self, String> {
         let mut meta = raw.metadata.check(Scope::Cluster)?;
         // The API server sets this label on every namespace.
-        meta.labels.insert(NAME_LABEL.to_owned(), meta.name.name.clone());
+        meta.labels = meta.labels.with(NAME_LABEL, &meta.name.name);
         Ok(Self { meta })
     }
 }
@@ -169,7 +170,7 @@ impl<'de> Deserialize<'de> for OptionalAddress {
     }
 }
 
-fn addresses(many: &[RawIp], one: Option<OptionalAddress>) -> Vec<IpAddr> {
+fn addresses(many: &[RawIp], one: Option<OptionalAddress>) -> Box<[IpAddr]> {
     if many.is_empty() {
         one.and_then(|a| a.0).into_iter().collect()
     } else {
@@ -204,7 +205,7 @@ impl TryFrom<RawPod> for Pod {
             .filter_map(|port| {
                 let name = port.name.clone().filter(|name| !name.is_empty())?;
                 Some(NamedPort {
-                    name,
+                    name: Text::shared(&name),
                     protocol: port.protocol,
                     port: port.container_port.0,
                 })
@@ -220,7 +221,11 @@ impl TryFrom<RawPod> for Pod {
         }
         Ok(Self {
             meta,
-            node: raw.spec.node_name.filter(|name| !name.is_empty()),
+            node: raw
+                .spec
+                .node_name
+                .filter(|name| !name.is_empty())
+                .map(|name| Text::shared(&name)),
             host_network: raw.spec.host_network,
             named_ports,
             addresses: addresses_of_pod,

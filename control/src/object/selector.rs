@@ -6,29 +6,35 @@ use std::fmt;
 use serde::Deserialize;
 
 use super::field::{null_default, string_map};
-use super::meta::{Labels, check_label_key, check_label_value};
+use super::labels::Labels;
+use super::meta::{check_label_key, check_label_value};
+use super::text::Text;
 
 /// A label selector; without requirements it selects everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "RawSelector")]
 pub struct Selector {
-    requirements: BTreeSet<Requirement>,
+    /// In order, each once.
+    requirements: Box<[Requirement]>,
 }
 
 /// One condition on one label.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Requirement {
-    key: String,
+    key: Text,
     test: Test,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Test {
-    In(BTreeSet<String>),
-    NotIn(BTreeSet<String>),
+    In(Values),
+    NotIn(Values),
     Exists,
     DoesNotExist,
 }
+
+/// In order, each once.
+type Values = Box<[Text]>;
 
 impl Selector {
     /// The selector that asks for exactly these labels.
@@ -63,8 +69,8 @@ impl Selector {
 impl Requirement {
     fn equals(key: &str, value: &str) -> Self {
         Self {
-            key: key.to_owned(),
-            test: Test::In(BTreeSet::from([value.to_owned()])),
+            key: Text::shared(key),
+            test: Test::In([Text::shared(value)].into()),
         }
     }
 }
@@ -93,8 +99,8 @@ impl fmt::Display for Selector {
     }
 }
 
-fn join(values: &BTreeSet<String>) -> String {
-    values.iter().map(String::as_str).collect::<Vec<_>>().join(",")
+fn join(values: &Values) -> String {
+    values.iter().map(Text::as_str).collect::<Vec<_>>().join(",")
 }
 
 #[derive(Deserialize)]
@@ -152,6 +158,7 @@ impl TryFrom<RawRequirement> for Requirement {
                 values.len()
             ));
         }
+        let values: BTreeSet<Text> = values.iter().map(|value| Text::shared(value)).collect();
         let values = values.into_iter().collect();
         let test = match operator {
             Operator::In => Test::In(values),
@@ -159,7 +166,10 @@ impl TryFrom<RawRequirement> for Requirement {
             Operator::Exists => Test::Exists,
             Operator::DoesNotExist => Test::DoesNotExist,
         };
-        Ok(Self { key, test })
+        Ok(Self {
+            key: Text::shared(&key),
+            test,
+        })
     }
 }
 
@@ -173,7 +183,9 @@ impl TryFrom<RawSelector> for Selector {
             check_label_value(value)?;
             requirements.insert(Requirement::equals(key, value));
         }
-        Ok(Self { requirements })
+        Ok(Self {
+            requirements: requirements.into_iter().collect(),
+        })
     }
 }
 

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use serde::Deserialize;
 
 use super::field::{PortNumber, PortOrName, Protocol, null_default, string_map};
-use super::meta::{Labels, Metadata, RawMetadata, Scope};
+use super::labels::Labels;
+use super::meta::{Metadata, RawMetadata, Scope};
 
 /// core/v1 Service, as far as its cluster IPs go.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -88,7 +89,7 @@ struct RawSpec {
     #[serde(deserialize_with = "null_default")]
     ports: Vec<ServicePort>,
     #[serde(deserialize_with = "string_map")]
-    selector: Labels,
+    selector: super::meta::Annotations,
     #[serde(deserialize_with = "null_default")]
     session_affinity: Affinity,
     #[serde(deserialize_with = "null_default")]
@@ -285,7 +286,7 @@ impl TryFrom<RawService> for Service {
             cluster_ips,
             headless,
             ports: spec.ports,
-            selector: spec.selector,
+            selector: spec.selector.into_iter().collect(),
             affinity_s,
             publish_not_ready: spec.publish_not_ready_addresses,
             internal_local: spec.internal_traffic_policy == TrafficPolicy::Local,

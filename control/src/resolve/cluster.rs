@@ -1,5 +1,6 @@
 //! The cluster as policies and Services see it: pods that have a network, with their addresses, and namespaces' labels.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Bound;
@@ -14,7 +15,7 @@ use super::{Mode, ResolveError, Subject};
 pub(super) struct LivePod<'a> {
     pub(super) pod: &'a Pod,
     /// The pod's own, or its node's where it lives in the node's network.
-    pub(super) addresses: Vec<IpAddr>,
+    pub(super) addresses: Cow<'a, [IpAddr]>,
 }
 
 impl<'a> LivePod<'a> {
@@ -39,7 +40,7 @@ impl<'a> Cluster<'a> {
     /// Gathers pods with their addresses.
     pub(super) fn new(
         objects: &'a Objects,
-        assignments: &Assignments,
+        assignments: &'a Assignments,
         mode: Mode,
         warnings: &mut Vec<String>,
     ) -> Result<Self, ResolveError> {
@@ -64,11 +65,11 @@ impl<'a> Cluster<'a> {
                 ));
             }
             let addresses = if !pod.addresses.is_empty() {
-                pod.addresses.clone()
+                Cow::Borrowed(&*pod.addresses)
             } else if !pod.host_network {
-                assignments.addresses(name).to_vec()
+                assignments.addresses(name).into()
             } else if !pod.host_addresses.is_empty() {
-                pod.host_addresses.clone()
+                Cow::Borrowed(&*pod.host_addresses)
             } else {
                 let mains = node.map(|n| [n.main_address(true), n.main_address(false)]);
                 mains.into_iter().flatten().flatten().collect()
@@ -81,7 +82,7 @@ impl<'a> Cluster<'a> {
                 continue;
             }
             if !pod.host_network {
-                for address in &addresses {
+                for address in addresses.iter() {
                     if let Some(other) = owners.insert(*address, name) {
                         let other = Box::new(Subject::new(objects, Kind::Pod, other));
                         return Err(ResolveError::SharedAddress {
@@ -103,7 +104,7 @@ impl<'a> Cluster<'a> {
             let namespace = name.namespace.as_str();
             namespaces
                 .entry(namespace)
-                .or_insert_with(|| [(NAME_LABEL.to_owned(), namespace.to_owned())].into());
+                .or_insert_with(|| Labels::default().with(NAME_LABEL, namespace));
         }
         Ok(Self {
             objects,

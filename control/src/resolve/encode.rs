@@ -29,7 +29,7 @@ pub(super) fn origin(group: &str, kind: &str, name: &ObjectName) -> proto::Origi
     proto::Origin {
         group: group.to_owned(),
         kind: kind.to_owned(),
-        namespace: name.namespace.clone(),
-        name: name.name.clone(),
+        namespace: name.namespace.to_string(),
+        name: name.name.to_string(),
     }
 }

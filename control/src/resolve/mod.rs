@@ -50,6 +50,8 @@ pub struct Options {
     pub uplink_mtu: Option<u32>,
     /// What [`Mode::Live`] handed out before; kept while it fits.
     pub assignments: Assignments,
+    /// Whether [`Resolved::pods`] is wanted: a lab builds them, a daemon has no use for them.
+    pub pod_views: bool,
 }
 
 impl Default for Options {
@@ -61,6 +63,7 @@ impl Default for Options {
             host_interface: "ringway-fp".to_owned(),
             uplink_mtu: None,
             assignments: Assignments::default(),
+            pod_views: true,
         }
     }
 }
@@ -76,7 +79,7 @@ pub struct Resolved {
     pub warnings: Vec<String>,
     /// Every node that has an address, in name order.
     pub nodes: Vec<NodeView>,
-    /// Every pod that is not finished and has an address, in namespace and name order.
+    /// Every pod that is not finished and has an address, in namespace and name order; see [`Options::pod_views`].
     pub pods: Vec<PodView>,
     /// What [`Mode::Live`] handed out; give it back as [`Options::assignments`] next time.
     pub assignments: Assignments,
@@ -176,7 +179,7 @@ pub enum ResolveError {
 /// The desired state of `node`.
 pub fn resolve(objects: &Objects, node: &str, options: &Options) -> Result<Resolved, ResolveError> {
     let Some(own) = objects.node(node) else {
-        let known = objects.nodes.keys().map(|name| name.name.clone()).collect();
+        let known = objects.nodes.keys().map(|name| name.name.to_string()).collect();
         return Err(ResolveError::UnknownNode {
             node: node.to_owned(),
             known,
@@ -208,7 +211,11 @@ pub fn resolve(objects: &Objects, node: &str, options: &Options) -> Result<Resol
     let policies = policy::policies(&cluster, node);
     let services = service::services(&cluster, node, &mut warnings)?;
     let ports = port::ports(&cluster, own_view, &policies.attachments, options);
-    let pods = port::views(&cluster, &nodes, &assignments);
+    let pods = if options.pod_views {
+        port::views(&cluster, &nodes, &assignments)
+    } else {
+        Vec::new()
+    };
 
     let service_ranges: std::collections::BTreeSet<IpNet> = objects
         .service_cidrs

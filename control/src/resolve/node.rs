@@ -1,5 +1,6 @@
 //! Nodes: addresses, MTU and tunnel ends.
 
+use std::cell::LazyCell;
 use std::net::IpAddr;
 
 use contract::proto;
@@ -97,10 +98,8 @@ pub(super) fn views(
         .map(|(tunnel, v4)| overhead(*tunnel, *v4))
         .max()
         .unwrap_or(0);
-    let claimed = match options.mode {
-        Mode::Replay => std::collections::BTreeSet::new(),
-        Mode::Live => ipam::claimed(objects),
-    };
+    // Annotations spare it.
+    let claimed = LazyCell::new(|| ipam::claimed(objects));
     let mut views = Vec::new();
     for node in objects.nodes.values() {
         let name = &node.meta.name.name;
@@ -136,7 +135,7 @@ pub(super) fn views(
         let from_kernel = options.uplink_mtu.filter(|_| name == own);
         let uplink_mtu = node.uplink_mtu.or(from_kernel).unwrap_or(1500);
         views.push(NodeView {
-            name: name.clone(),
+            name: name.to_string(),
             addresses: node.addresses.clone(),
             subnets: node.subnets.clone(),
             pod_cidrs: node.pod_cidrs.clone(),

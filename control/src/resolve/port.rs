@@ -89,8 +89,8 @@ pub(super) fn views(cluster: &Cluster<'_>, nodes: &[NodeView], assignments: &Ass
         let mtu = pod.pod.node.as_deref().and_then(|node| mtus.get(node));
         PodView {
             name: pod.name().clone(),
-            node: pod.pod.node.clone(),
-            addresses: pod.addresses.clone(),
+            node: pod.pod.node.as_ref().map(ToString::to_string),
+            addresses: pod.addresses.to_vec(),
             host_network: pod.pod.host_network,
             interface: naming::interface(pod.name()),
             mac: naming::pod_mac(pod.pod, &pod.addresses),

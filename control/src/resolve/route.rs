@@ -31,7 +31,7 @@ pub(super) fn routes(
     let mut singles: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
     for pod in cluster.pods.values().filter(|pod| !pod.pod.host_network) {
         if let Some(node) = pod.pod.node.as_deref() {
-            singles.entry(node).or_default().extend(&pod.addresses);
+            singles.entry(node).or_default().extend(pod.addresses.iter());
         }
     }
     let mut blocks: BTreeMap<IpNet, proto::Block> = BTreeMap::new();

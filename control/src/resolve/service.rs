@@ -157,7 +157,7 @@ impl<'c, 'a> ByLabel<'c, 'a> {
     fn new(cluster: &'c Cluster<'a>) -> Self {
         let mut index: HashMap<_, Vec<_>> = HashMap::new();
         for pod in cluster.pods.values() {
-            for (key, value) in &pod.pod.meta.labels {
+            for (key, value) in pod.pod.meta.labels.iter() {
                 index
                     .entry([pod.name().namespace.as_str(), key, value])
                     .or_default()
@@ -189,7 +189,7 @@ fn from_selector(pods: &ByLabel<'_, '_>, service: &Service, port: &ServicePort, 
         let Some(number) = target(pod, port) else { continue };
         let ready = service.publish_not_ready || (pod.pod.ready && !pod.pod.meta.deleting);
         let state = state(ready, pod.pod.ready, pod.pod.meta.deleting);
-        for address in &pod.addresses {
+        for address in pod.addresses.iter() {
             add(&mut backends, (*address, number), state, pod.is_on(node));
         }
     }

@@ -51,7 +51,7 @@ pub fn run(bytes: &[u8]) {
         ..Options::default()
     };
     let nodes: Vec<_> = objects.nodes.keys().map(|name| name.name.clone()).collect();
-    for node in nodes.iter().map(String::as_str).chain(["nobody"]).take(4) {
+    for node in nodes.iter().map(|name| name.as_str()).chain(["nobody"]).take(4) {
         match resolve(&objects, node, &options) {
             Ok(resolved) => {
                 assert_eq!(
