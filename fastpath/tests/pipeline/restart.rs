@@ -50,7 +50,7 @@ fn connections_are_found_again_whatever_pods_came_and_went_before() {
         let mut lab = lab.restart(&numbers);
         assert_eq!(numbers, Numbers::of(&lab.snapshot));
 
-        let went_on = |line: &crate::lab::Line| line.flow.as_ref().map(|flow| flow.0) == Some(false);
+        let went_on = |line: &crate::lab::Line| line.flow.as_ref().is_some_and(|flow| !flow.0);
         let line = lab.send("client", &tcp(&a, &vip));
         line.tx("web", &tcp(&a, &b).routed());
         assert!(went_on(&line));

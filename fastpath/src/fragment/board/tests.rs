@@ -67,7 +67,7 @@ fn readers_never_see_a_mixture() {
                 for round in 0..rounds {
                     board.post(
                         &key(1, (round % 5) as u16),
-                        outcome((round * writers + writer) << 8 | round % 5),
+                        outcome(((round * writers + writer) << 8) | (round % 5)),
                         S,
                     );
                 }
