@@ -1,5 +1,6 @@
-//! Ringway's benchmarks: `bench core`, `bench table`. README.md says what each measures.
+//! Ringway's benchmarks: `bench core`, `bench table`, `bench live`. README.md says what each measures.
 
+mod live;
 mod pipeline;
 mod random;
 mod slices;
@@ -22,6 +23,8 @@ enum Command {
     Core(pipeline::Args),
     /// The flow table alone, or another map in its place.
     Table(table::Args),
+    /// Ringway's processes over veth in namespaces, beside testpmd and the kernel. Needs root.
+    Live(live::Args),
 }
 
 const EXAMPLES: &str = "Examples:
@@ -76,6 +79,18 @@ fn run(command: &Command) -> Result<()> {
         Command::Table(args) => {
             args.refuse()?;
             print_json(&table::run(args)?)
+        }
+        Command::Live(args) => {
+            args.refuse()?;
+            let line = live::run(args)?;
+            if args.json {
+                print_json(&line)?;
+            } else {
+                line.print();
+            }
+            let wrong = line.wrong();
+            anyhow::ensure!(wrong.is_empty(), "packets do not add up: {}", wrong.join("; "));
+            Ok(())
         }
     }
 }

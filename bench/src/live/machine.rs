@@ -1,0 +1,232 @@
+//! What the machine gives: programs, CPUs, priority, huge pages. What is taken is given back.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::{Pid, geteuid};
+
+/// The CPU that forwards.
+pub(crate) const FORWARDER_CPU: usize = 0;
+/// The CPU that the packets come from, where there are two.
+pub(crate) const SOURCE_CPU: usize = 1;
+
+/// Niceness of everything that takes part.
+const RAISED: &str = "-15";
+const HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
+
+/// Fails without root: namespaces are made.
+pub(crate) fn require_root() -> Result<()> {
+    if !geteuid().is_root() {
+        bail!("live cases need root: they make network namespaces");
+    }
+    Ok(())
+}
+
+/// Where the programs of this build are: beside this one, or, for a test, one folder up.
+pub(crate) fn programs() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("finding this program")?;
+    let folder = own.parent().context("this program is in a folder")?;
+    let folder = if folder.ends_with("deps") {
+        folder.parent().context("deps is in a folder")?
+    } else {
+        folder
+    };
+    Ok(folder.to_owned())
+}
+
+/// Builds `ringway`, `ringway-fastpath` and `ringway-control` beside this program, in its profile.
+pub(crate) fn build_programs() -> Result<PathBuf> {
+    let programs = programs()?;
+    let target = programs
+        .parent()
+        .context("a profile's folder is in the target folder")?;
+    let profile = match programs.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(profile) => profile,
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .args(["build", "--quiet", "--bins", "--profile", profile])
+        .args([
+            "--package",
+            "ringway",
+            "--package",
+            "fastpath",
+            "--package",
+            "control",
+        ])
+        .arg("--target-dir")
+        .arg(target)
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
+        .stdin(Stdio::null())
+        // Standard output is the result's.
+        .stdout(Stdio::null());
+    let status = command.status().context("starting cargo")?;
+    if !status.success() {
+        bail!("building ringway, ringway-fastpath and ringway-control: {status}");
+    }
+    Ok(programs)
+}
+
+/// Whether a program is in the path, or where only root looks.
+pub(crate) fn has_program(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .any(|folder| folder.join(name).is_file())
+}
+
+/// The version of an installed Debian package.
+pub(crate) fn package_version(package: &str) -> Option<String> {
+    let mut command = Command::new("dpkg-query");
+    command.args(["--show", "--showformat", "${Version}", package]);
+    let output = command.stdin(Stdio::null()).output().ok()?;
+    let version = String::from_utf8(output.stdout).ok()?;
+    (output.status.success() && !version.is_empty()).then_some(version)
+}
+
+/// Release of the kernel that runs.
+pub(crate) fn kernel_release() -> String {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    release.trim().to_owned()
+}
+
+/// Load average of the last minute.
+pub(crate) fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let first = text.split_ascii_whitespace().next();
+    first.and_then(|load| load.parse().ok()).unwrap_or_default()
+}
+
+/// This session's weight among all, raised while this is alive: source, forwarders and sinks alike.
+///
+/// A kernel with `CONFIG_SCHED_AUTOGROUP` weighs sessions, and niceness counts only within one.
+#[derive(Debug)]
+pub(crate) struct Priority {
+    session_before: Option<String>,
+}
+
+const AUTOGROUP: &str = "/proc/self/autogroup";
+
+impl Priority {
+    /// Raises it. A machine that refuses measures with more noise.
+    pub(crate) fn raise() -> Self {
+        let mut command = Command::new("renice");
+        command.args(["-n", RAISED, "-p", &std::process::id().to_string()]);
+        let _ = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        // "/autogroup-34 nice 0"
+        let before = fs::read_to_string(AUTOGROUP).ok();
+        let before = before.and_then(|text| Some(text.trim().rsplit_once(' ')?.1.to_owned()));
+        let session_before = before.filter(|_| fs::write(AUTOGROUP, RAISED).is_ok());
+        Self { session_before }
+    }
+}
+
+impl Drop for Priority {
+    fn drop(&mut self) {
+        if let Some(before) = &self.session_before
+            && let Err(error) = fs::write(AUTOGROUP, before)
+        {
+            eprintln!("bench: the session keeps its raised priority: {error}");
+        }
+    }
+}
+
+/// Pins the calling thread.
+pub(crate) fn pin(cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("pinning a thread to CPU {cpu}"))
+}
+
+/// The CPU of the source: another than the forwarder's where there is one.
+pub(crate) fn source_cpu() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    if processors > SOURCE_CPU {
+        SOURCE_CPU
+    } else {
+        FORWARDER_CPU
+    }
+}
+
+/// Packets that the kernel dropped since its backlogs were full, on all CPUs: column 2 of `softnet_stat`.
+pub(crate) fn backlog_drops() -> u64 {
+    let text = fs::read_to_string("/proc/net/softnet_stat").unwrap_or_default();
+    let dropped = |line: &str| {
+        let column = line.split_ascii_whitespace().nth(1)?;
+        u64::from_str_radix(column, 16).ok()
+    };
+    text.lines().filter_map(dropped).sum()
+}
+
+/// Runs a command to its end; an error shows what it said.
+pub(crate) fn succeed(command: &mut Command) -> Result<Output> {
+    use std::os::unix::process::CommandExt as _;
+    let shown = format!("{command:?}");
+    // A group of its own: Ctrl-C is for us, who take everything down in order.
+    let command = command.stdin(Stdio::null()).process_group(0);
+    let output = command.output().with_context(|| format!("starting {shown}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{shown}: {}: {}", output.status, said.trim());
+    }
+    Ok(output)
+}
+
+/// Huge pages added for a peer, taken away again when this is dropped.
+#[derive(Debug)]
+pub(crate) struct HugePages {
+    added: u64,
+}
+
+impl HugePages {
+    /// Adds pages of 2 MiB until so many are free.
+    pub(crate) fn reserve(wanted: u64) -> Result<Self> {
+        let before = count()?;
+        let free = free()?;
+        let asked = wanted.saturating_sub(free);
+        if asked == 0 {
+            return Ok(Self { added: 0 });
+        }
+        fs::write(HUGE_PAGES, (before + asked).to_string())
+            .with_context(|| format!("writing {HUGE_PAGES}"))?;
+        let pages = Self {
+            added: count()?.saturating_sub(before),
+        };
+        if pages.added < asked {
+            bail!("the machine gave {} of {asked} huge pages", pages.added);
+        }
+        Ok(pages)
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        if self.added == 0 {
+            return;
+        }
+        let Ok(now) = count() else { return };
+        if let Err(error) = fs::write(HUGE_PAGES, now.saturating_sub(self.added).to_string()) {
+            eprintln!("bench: {} huge pages are left: {error}", self.added);
+        }
+    }
+}
+
+fn count() -> Result<u64> {
+    let text = fs::read_to_string(HUGE_PAGES).with_context(|| format!("reading {HUGE_PAGES}"))?;
+    Ok(text.trim().parse()?)
+}
+
+fn free() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("HugePages_Free:"));
+    Ok(line.context("the kernel has huge pages")?.trim().parse()?)
+}
