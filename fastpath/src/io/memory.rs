@@ -176,6 +176,20 @@ impl Memory {
         }
     }
 
+    /// Asks the processor to bring what is at `offset` of a chunk nearer.
+    #[inline]
+    pub(super) fn prefetch(&self, chunk: u32, offset: u16) {
+        let (start, _) = self.place(chunk, offset, 1);
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: in bounds by `place` and alive while `self` is. A prefetch is a hint that reads no value: it can't race.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(start.as_ptr().cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = start;
+    }
+
     /// The frame's bytes in its first chunk: all of it unless it is a chain.
     #[inline]
     pub fn bytes(&self, frame: &Frame) -> &[u8] {

@@ -63,7 +63,7 @@ pub trait PacketIo {
     fn capabilities(&self) -> Capabilities;
 
     /// The next [`rx`](Self::rx) would give frames, or do what can't wait. Asked before the worker sleeps; `false` is right for a
-    /// port whose [`wait_fd`](Self::wait_fd) is readable then.
+    /// port whose [`wait_fds`](Self::wait_fds) are readable then.
     fn has_input(&mut self) -> bool {
         false
     }
@@ -75,9 +75,9 @@ pub trait PacketIo {
         0
     }
 
-    /// A descriptor that is readable while frames wait. `None` for a port that never has to be waited for.
-    fn wait_fd(&self) -> Option<RawFd> {
-        None
+    /// Descriptors of which one is readable while frames wait. None for a port that never has to be waited for.
+    fn wait_fds(&self) -> impl Iterator<Item = RawFd> {
+        std::iter::empty()
     }
 }
 

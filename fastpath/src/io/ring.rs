@@ -199,8 +199,8 @@ impl PacketIo for RingPort {
         0
     }
 
-    fn wait_fd(&self) -> Option<RawFd> {
-        self.inbox.as_ref().map(|inbox| inbox.arrived.fd())
+    fn wait_fds(&self) -> impl Iterator<Item = RawFd> {
+        self.inbox.as_ref().map(|inbox| inbox.arrived.fd()).into_iter()
     }
 }
 

@@ -88,7 +88,7 @@ impl<P: PacketIo> PacketIo for Tap<P> {
         self.port.close(memory)
     }
 
-    fn wait_fd(&self) -> Option<RawFd> {
-        self.port.wait_fd()
+    fn wait_fds(&self) -> impl Iterator<Item = RawFd> {
+        self.port.wait_fds()
     }
 }

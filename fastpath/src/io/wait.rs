@@ -74,7 +74,7 @@ pub(super) fn wait<P: PacketIo>(ports: &mut [&mut P], waker: Option<&Waker>, tim
         polled.clear();
         let fds = ports
             .iter()
-            .filter_map(|port| port.wait_fd())
+            .flat_map(|port| port.wait_fds())
             .chain(waker.map(Waker::fd));
         polled.extend(fds.map(|fd| libc::pollfd {
             fd,

@@ -304,7 +304,7 @@ impl PacketIo for XskRsPort {
         0
     }
 
-    fn wait_fd(&self) -> Option<RawFd> {
-        (!self.closed).then(|| self.tx.fd().as_raw_fd())
+    fn wait_fds(&self) -> impl Iterator<Item = RawFd> {
+        (!self.closed).then(|| self.tx.fd().as_raw_fd()).into_iter()
     }
 }

@@ -421,6 +421,11 @@ impl AfxdpOptions {
 impl PacketIo for AfxdpPort {
     fn rx(&mut self, memory: &mut Memory, into: &mut Vec<Frame>, room: usize) -> usize {
         let (mut taken, mut received) = (0, 0);
+        // The kernel wrote them on another CPU, if it is not the same: all are on their way before the first is looked at.
+        for ahead in 0..self.rings.rx.available(room as u32).min(room as u32) {
+            let (chunk, offset, _) = self.locate(self.rings.rx.peek(ahead));
+            memory.prefetch(chunk, offset);
+        }
         while received < room {
             let Some(count) = self.packet_descriptors(taken) else {
                 break;
@@ -492,8 +497,8 @@ impl PacketIo for AfxdpPort {
         self.rings.rx.available(1) > 0 || self.unsent && self.liveness == Liveness::Up
     }
 
-    fn wait_fd(&self) -> Option<RawFd> {
-        self.socket.as_ref().map(AsRawFd::as_raw_fd)
+    fn wait_fds(&self) -> impl Iterator<Item = RawFd> {
+        self.socket.as_ref().map(AsRawFd::as_raw_fd).into_iter()
     }
 
     fn close(&mut self, memory: &mut Memory) -> usize {
