@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use anyhow::Result;
-use fastpath::status::{ReasonRow, Status};
+use fastpath::status::{PortRow, ReasonRow, Status};
 use serde::Serialize;
 
 use super::lab::Lab;
-use super::machine;
+use super::machine::{self, HugePages};
 
 /// What a forwarder says of one run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -18,8 +18,9 @@ pub(crate) struct Books {
     pub(crate) tx: u64,
     /// Packets that it dropped, with its reasons.
     pub(crate) dropped: Vec<(String, u64)>,
-    /// Packets that the kernel lost in front of its sockets.
-    pub(crate) kernel_lost: u64,
+    /// Packets that were lost on the wire between the nodes, and how many of them the receiver's sockets count.
+    pub(crate) lost_between: u64,
+    pub(crate) sockets_lost: u64,
     /// What does not add up, in words.
     pub(crate) wrong: Vec<String>,
 }
@@ -49,15 +50,22 @@ pub(crate) struct Ringway {
     /// Port that the packets leave the last node by.
     sink_port: String,
     before: Vec<Status>,
+    _pages: HugePages,
 }
+
+/// Huge pages that a node's packet buffers take, by default.
+const PAGES_PER_NODE: u64 = 32;
 
 impl Ringway {
     /// Brings up its lab.
     pub(crate) fn up(programs: &Path, states: &[&str], sink: &str) -> Result<Self> {
+        // A file of the state for each node.
+        let pages = HugePages::reserve(PAGES_PER_NODE * states.len() as u64)?;
         Ok(Self {
-            lab: Lab::up(programs, "ringway", states)?,
+            lab: Lab::up(programs, "ringway", "ringway", states)?,
             sink_port: format!("pod:{sink}"),
             before: Vec::new(),
+            _pages: pages,
         })
     }
 
@@ -87,8 +95,29 @@ impl Forwarder for Ringway {
     fn end(&mut self) -> Result<Option<Books>> {
         let after = self.statuses()?;
         let mut books = Books::default();
-        for (before, after) in self.before.iter().zip(&after) {
-            books.add(before, after, &self.sink_port);
+        let moved: Vec<Moved> = self
+            .before
+            .iter()
+            .zip(&after)
+            .map(|(before, after)| Moved { before, after })
+            .collect();
+        for node in &moved {
+            node.check(&mut books);
+        }
+        if let (Some(first), Some(last)) = (moved.first(), moved.last()) {
+            books.rx = first.port(SOURCE_PORT, |port| port.rx_frames);
+            books.tx = last.port(&self.sink_port, |port| port.tx_frames);
+        }
+        for pair in moved.windows(2) {
+            let sent = pair[0].port(UPLINK, |port| port.tx_frames);
+            let received = pair[1].port(UPLINK, |port| port.rx_frames);
+            books.sockets_lost += pair[1].port(UPLINK, |port| port.kernel_lost);
+            match sent.checked_sub(received) {
+                Some(lost) => books.lost_between += lost,
+                None => books
+                    .wrong
+                    .push(format!("{received} of {sent} packets came over the underlay")),
+            }
         }
         Ok(Some(books))
     }
@@ -98,33 +127,35 @@ impl Forwarder for Ringway {
     }
 }
 
-impl Books {
-    /// Adds what a node did between two looks at it.
-    fn add(&mut self, before: &Status, after: &Status, sink_port: &str) {
-        let frames = |status: &Status, name: &str, of: fn(&fastpath::status::PortRow) -> u64| {
-            let ports = status
-                .ports
-                .iter()
-                .filter(|port| name.is_empty() || port.name == name);
-            ports.map(of).sum::<u64>()
+/// A node at the beginning and at the end of a run.
+struct Moved<'a> {
+    before: &'a Status,
+    after: &'a Status,
+}
+
+impl Moved<'_> {
+    /// How far a port's counter moved.
+    fn port(&self, name: &str, counter: fn(&PortRow) -> u64) -> u64 {
+        let read = |status: &Status| {
+            let port = status.ports.iter().find(|port| port.name == name);
+            port.map_or(0, counter)
         };
-        self.rx += frames(after, SOURCE_PORT, |port| port.rx_frames)
-            - frames(before, SOURCE_PORT, |port| port.rx_frames);
-        self.tx += frames(after, sink_port, |port| port.tx_frames)
-            - frames(before, sink_port, |port| port.tx_frames);
-        self.kernel_lost +=
-            frames(after, "", |port| port.kernel_lost) - frames(before, "", |port| port.kernel_lost);
-        for (row, count) in moved(&before.drops, &after.drops) {
-            self.dropped.push((row, count));
-        }
+        read(self.after) - read(self.before)
+    }
+
+    /// Adds the drops, and what is wrong with the verdicts.
+    fn check(&self, books: &mut Books) {
+        let Self { before, after } = self;
+        books.dropped.extend(moved(&before.drops, &after.drops));
         let (old, new) = (&before.conservation, &after.conservation);
         let verdicts = (new.tx - old.tx) + (new.punt - old.punt) + (new.drop - old.drop);
         if !new.ok || new.rx - old.rx + old.held != verdicts + new.held {
-            self.wrong.push(format!("{}: {new:?} after {old:?}", after.node));
+            books.wrong.push(format!("{}: {new:?} after {old:?}", after.node));
         }
     }
 }
 
+const UPLINK: &str = "uplink";
 const SOURCE_PORT: &str = "pod:default/source";
 
 /// The counters that moved, and by how much.
@@ -148,15 +179,20 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// Brings up its lab. The node's end of the source's link gets NAPI (by GRO), without which it takes no XDP frames, and hands
-    /// packets on to the forwarder's CPU (RPS): like Ringway it forwards beside the source, not in its time.
-    pub(crate) fn up(programs: &Path, states: &[&str]) -> Result<Self> {
-        let lab = Lab::up(programs, "kernel", states)?;
+    /// Brings up its lab. The node's end of the source's link gets NAPI (by GRO), without which it takes no XDP frames.
+    ///
+    /// With `steered`, packets are handed on to the forwarder's CPU there (RPS), so that the kernel forwards beside the source, as
+    /// Ringway does; else it forwards in the source's time, without the hand-over.
+    pub(crate) fn up(programs: &Path, states: &[&str], steered: bool) -> Result<Self> {
+        let name = if steered { "kernel-rps" } else { "kernel" };
+        let lab = Lab::up(programs, name, "kernel", states)?;
         let interface = lab.interface("default/source")?;
         machine::succeed(&mut lab.exec("node-a", &["ethtool", "-K", &interface, "gro", "on"]))?;
-        let mask = format!("{:x}", 1_u64 << machine::FORWARDER_CPU);
-        let steer = format!("echo {mask} > /sys/class/net/{interface}/queues/rx-0/rps_cpus");
-        machine::succeed(&mut lab.exec("node-a", &["sh", "-c", &steer]))?;
+        if steered {
+            let mask = format!("{:x}", 1_u64 << machine::FORWARDER_CPU);
+            let steer = format!("echo {mask} > /sys/class/net/{interface}/queues/rx-0/rps_cpus");
+            machine::succeed(&mut lab.exec("node-a", &["sh", "-c", &steer]))?;
+        }
         Ok(Self { lab })
     }
 }

@@ -23,10 +23,10 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// Brings up the nodes of `states`, forwarded by `dataplane` (`ringway`, `kernel`), a queue to every link.
-    pub(crate) fn up(programs: &Path, dataplane: &str, states: &[&str]) -> Result<Self> {
+    /// Brings up the nodes of `states`, forwarded by `dataplane` (`ringway`, `kernel`) for `contender`, a queue to every link.
+    pub(crate) fn up(programs: &Path, contender: &str, dataplane: &str, states: &[&str]) -> Result<Self> {
         let mut lab = Self {
-            name: format!("{PREFIX}{}-{dataplane}", std::process::id()),
+            name: format!("{PREFIX}{}-{contender}", std::process::id()),
             ringway: programs.join("ringway"),
             shape: Value::Null,
             down: false,

@@ -105,9 +105,12 @@ pub(crate) fn load() -> f64 {
 /// This session's weight among all, raised while this is alive: source, forwarders and sinks alike.
 ///
 /// A kernel with `CONFIG_SCHED_AUTOGROUP` weighs sessions, and niceness counts only within one.
+///
+/// The kernel's own packet threads are raised with it: a kernel that forwards does so there when it is offered too much.
 #[derive(Debug)]
 pub(crate) struct Priority {
     session_before: Option<String>,
+    kernel_threads: Vec<String>,
 }
 
 const AUTOGROUP: &str = "/proc/self/autogroup";
@@ -115,29 +118,52 @@ const AUTOGROUP: &str = "/proc/self/autogroup";
 impl Priority {
     /// Raises it. A machine that refuses measures with more noise.
     pub(crate) fn raise() -> Self {
-        let mut command = Command::new("renice");
-        command.args(["-n", RAISED, "-p", &std::process::id().to_string()]);
-        let _ = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
+        renice(RAISED, &[std::process::id().to_string()]);
         // "/autogroup-34 nice 0"
         let before = fs::read_to_string(AUTOGROUP).ok();
         let before = before.and_then(|text| Some(text.trim().rsplit_once(' ')?.1.to_owned()));
         let session_before = before.filter(|_| fs::write(AUTOGROUP, RAISED).is_ok());
-        Self { session_before }
+        let kernel_threads = packet_threads();
+        renice(RAISED, &kernel_threads);
+        Self {
+            session_before,
+            kernel_threads,
+        }
     }
 }
 
 impl Drop for Priority {
     fn drop(&mut self) {
+        renice("0", &self.kernel_threads);
         if let Some(before) = &self.session_before
             && let Err(error) = fs::write(AUTOGROUP, before)
         {
             eprintln!("bench: the session keeps its raised priority: {error}");
         }
     }
+}
+
+/// Sets the niceness of processes and threads, where it may.
+fn renice(niceness: &str, ids: &[String]) {
+    let mut command = Command::new("renice");
+    command.args(["-n", niceness, "-p"]).args(ids);
+    let _ = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+}
+
+/// Ids of the kernel's threads for packets that interrupts have no time for: `ksoftirqd/N`.
+fn packet_threads() -> Vec<String> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter(|entry| {
+            let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            name.starts_with("ksoftirqd/")
+        })
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Pins the calling thread.

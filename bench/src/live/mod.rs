@@ -187,9 +187,12 @@ fn packets(args: &Args, programs: &Path, interrupt: &Interrupt) -> Result<Line> 
             contenders.push(contender("testpmd", version, args, testpmd)?);
         }
     } else {
-        progress("lab: the kernel");
-        let kernel = Box::new(Kernel::up(programs, states)?);
-        contenders.push(contender("kernel", machine::kernel_release(), args, kernel)?);
+        for (name, steered) in [("kernel", false), ("kernel-rps", true)] {
+            interrupt.check()?;
+            progress(&format!("lab: {name}"));
+            let kernel = Box::new(Kernel::up(programs, states, steered)?);
+            contenders.push(contender(name, machine::kernel_release(), args, kernel)?);
+        }
     }
     for contender in &mut contenders {
         contender.find_best(interrupt)?;
@@ -197,7 +200,7 @@ fn packets(args: &Args, programs: &Path, interrupt: &Interrupt) -> Result<Line> 
     let length = args.length();
     let figures = compare::rounds(&mut contenders, args.rounds, |contender, _| {
         let turn = contender.bench.turn(load(contender.best, length), interrupt)?;
-        progress(&format!("{:<8} {:>8.1} kpps", contender.name, turn.kpps));
+        progress(&format!("{:<10} {:>8.1} kpps", contender.name, turn.kpps));
         contender.account.add(&turn.account);
         Ok(turn.kpps)
     })?;
@@ -275,7 +278,7 @@ impl Contender {
             format!("{kpps} kpps")
         });
         progress(&format!(
-            "{:<8} does best when offered {offered}: {:.1} kpps",
+            "{:<10} does best when offered {offered}: {:.1} kpps",
             self.name, best.0
         ));
         Ok(())
@@ -362,7 +365,7 @@ impl Line {
     /// For a person.
     pub(crate) fn print(&self) {
         println!(
-            "{:<9} {:>10} {:>10} {:>10}  {:<22} offered",
+            "{:<10} {:>10} {:>10} {:>10}  {:<22} offered",
             "", "median", "lowest", "highest", self.unit
         );
         for side in &self.sides {
@@ -370,7 +373,7 @@ impl Line {
                 .offered_kpps
                 .map_or("all".to_owned(), |kpps| format!("{kpps:.0}"));
             println!(
-                "{:<9} {:>10.2} {:>10.2} {:>10.2}  {:<22} {offered}",
+                "{:<10} {:>10.2} {:>10.2} {:>10.2}  {:<22} {offered}",
                 side.name, side.median, side.lowest, side.highest, side.version
             );
         }
@@ -387,6 +390,7 @@ impl Line {
             let Account {
                 offered,
                 lost_before,
+                lost_between,
                 dropped,
                 lost_behind,
                 delivered,
@@ -400,8 +404,8 @@ impl Line {
                 );
             } else {
                 println!(
-                    "{}: {state}: {offered} offered = {lost_before} too many for it + {dropped} dropped + {lost_behind} lost behind it + \
-                     {delivered} delivered",
+                    "{}: {state}: {offered} offered = {lost_before} too many for it + {dropped} dropped + \
+                     {lost_between} lost between nodes + {lost_behind} lost behind it + {delivered} delivered",
                     side.name
                 );
             }

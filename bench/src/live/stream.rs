@@ -21,7 +21,7 @@ pub(crate) struct Stream {
 impl Stream {
     /// Brings up a lab forwarded by `dataplane`.
     pub(crate) fn up(programs: &Path, dataplane: &str, states: &[&str], server: &str) -> Result<Self> {
-        let lab = Lab::up(programs, dataplane, states)?;
+        let lab = Lab::up(programs, dataplane, dataplane, states)?;
         let server = serve(lab.exec(server, &["iperf3", "--server", "--forceflush"]))?;
         Ok(Self {
             lab: Some(lab),

@@ -35,6 +35,8 @@ pub(crate) struct Account {
     pub(crate) offered: u64,
     /// Lost on the way to the forwarder: it was slower than the source.
     pub(crate) lost_before: u64,
+    /// Lost by the kernel between two nodes: the second was slower than the first.
+    pub(crate) lost_between: u64,
     /// Dropped by the forwarder.
     pub(crate) dropped: u64,
     /// Lost by the kernel between the forwarder and the sink, which the machine's backlog counter explains.
@@ -102,7 +104,8 @@ impl Bench {
         if let Some(books) = books {
             account.dropped = books.dropped.iter().map(|(_, count)| count).sum();
             account.wrong.extend(books.wrong);
-            account.settle(books.rx, books.tx, backlog_lost);
+            account.lost_between = books.lost_between;
+            account.settle(books.rx, books.tx, books.sockets_lost + backlog_lost);
         } else {
             account.uncounted = true;
             match sent.checked_sub(delivered) {
@@ -162,22 +165,26 @@ fn drain(sink: &Sink) -> Result<()> {
 }
 
 impl Account {
-    /// Fills in the losses from the forwarder's books, and says what does not add up.
-    fn settle(&mut self, rx: u64, tx: u64, backlog_lost: u64) {
+    /// Fills in the losses from the forwarder's books, and says what does not add up. `explained`: losses that the kernel
+    /// counted, at sockets and in its backlogs.
+    fn settle(&mut self, rx: u64, tx: u64, explained: u64) {
+        let between = self.lost_between;
         match self.offered.checked_sub(rx) {
             Some(lost) => self.lost_before = lost,
             None => self
                 .wrong
                 .push(format!("the forwarder received {rx} of {} sent", self.offered)),
         }
-        if rx != tx + self.dropped {
-            self.wrong
-                .push(format!("rx {rx} is not tx {tx} + dropped {}", self.dropped));
+        if rx != tx + self.dropped + between {
+            self.wrong.push(format!(
+                "rx {rx} is not tx {tx} + dropped {} + lost between nodes {between}",
+                self.dropped
+            ));
         }
         match tx.checked_sub(self.delivered) {
-            Some(lost) if lost <= backlog_lost => self.lost_behind = lost,
+            Some(lost) if lost + between <= explained => self.lost_behind = lost,
             Some(lost) => self.wrong.push(format!(
-                "{lost} were sent and did not arrive, of which the kernel tells {backlog_lost}"
+                "{lost} at the sink and {between} between nodes did not arrive, of which the kernel tells {explained}"
             )),
             None => self
                 .wrong
@@ -189,6 +196,7 @@ impl Account {
     pub(crate) fn add(&mut self, other: &Self) {
         self.offered += other.offered;
         self.lost_before += other.lost_before;
+        self.lost_between += other.lost_between;
         self.dropped += other.dropped;
         self.lost_behind += other.lost_behind;
         self.delivered += other.delivered;
