@@ -52,9 +52,9 @@ pub(crate) fn ratio(to: &str, ours: &[f64], theirs: &[f64]) -> Ratio {
     ratios.sort_by(f64::total_cmp);
     Ratio {
         to: to.to_owned(),
-        median: quantile(&ratios, 0.5),
-        lower_quartile: quantile(&ratios, 0.25),
-        upper_quartile: quantile(&ratios, 0.75),
+        median: quantile(&ratios, 2),
+        lower_quartile: quantile(&ratios, 1),
+        upper_quartile: quantile(&ratios, 3),
     }
 }
 
@@ -66,21 +66,21 @@ pub(crate) fn side(name: &str, version: &str, offered_kpps: Option<f64>, figures
         name: name.to_owned(),
         version: version.to_owned(),
         offered_kpps,
-        median: quantile(&sorted, 0.5),
-        lowest: quantile(&sorted, 0.0),
-        highest: quantile(&sorted, 1.0),
+        median: quantile(&sorted, 2),
+        lowest: quantile(&sorted, 0),
+        highest: quantile(&sorted, 4),
     }
 }
 
-/// Between the two nearest of sorted figures; 0 of none.
-fn quantile(sorted: &[f64], part: f64) -> f64 {
+/// So many quarters from the lowest of sorted figures, between the two nearest; 0 of none.
+fn quantile(sorted: &[f64], part: usize) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else {
         return 0.0;
     };
-    let at = part * last as f64;
-    let (low, high) = (at.floor(), at.ceil());
-    let weight = at - low;
-    sorted[low as usize] * (1.0 - weight) + sorted[high as usize] * weight
+    // Parts are quarters: whole numbers all the way.
+    let (at, rest) = (last * part / 4, last * part % 4);
+    let above = sorted[(at + 1).min(last)];
+    sorted[at] + (above - sorted[at]) * rest as f64 / 4.0
 }
 
 #[cfg(test)]
@@ -113,8 +113,8 @@ mod tests {
 
     #[test]
     fn a_median_of_two_is_between_them() {
-        assert!((quantile(&[1.0, 2.0], 0.5) - 1.5).abs() < 1e-9);
-        assert!((quantile(&[3.0], 0.25) - 3.0).abs() < 1e-9);
-        assert!(quantile(&[], 0.5).abs() < 1e-9);
+        assert!((quantile(&[1.0, 2.0], 2) - 1.5).abs() < 1e-9);
+        assert!((quantile(&[3.0], 1) - 3.0).abs() < 1e-9);
+        assert!(quantile(&[], 2).abs() < 1e-9);
     }
 }

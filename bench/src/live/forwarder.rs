@@ -181,18 +181,14 @@ pub(crate) struct Kernel {
 impl Kernel {
     /// Brings up its lab. The node's end of the source's link gets NAPI (by GRO), without which it takes no XDP frames.
     ///
-    /// With `steered`, packets are handed on to the forwarder's CPU there (RPS), so that the kernel forwards beside the source, as
-    /// Ringway does; else it forwards in the source's time, without the hand-over.
-    pub(crate) fn up(programs: &Path, states: &[&str], steered: bool) -> Result<Self> {
-        let name = if steered { "kernel-rps" } else { "kernel" };
-        let lab = Lab::up(programs, name, "kernel", states)?;
+    /// Packets are handed on to the forwarder's CPU there (RPS), so that the kernel forwards beside the source, as Ringway does.
+    pub(crate) fn up(programs: &Path, states: &[&str]) -> Result<Self> {
+        let lab = Lab::up(programs, "kernel", "kernel", states)?;
         let interface = lab.interface("default/source")?;
         machine::succeed(&mut lab.exec("node-a", &["ethtool", "-K", &interface, "gro", "on"]))?;
-        if steered {
-            let mask = format!("{:x}", 1_u64 << machine::FORWARDER_CPU);
-            let steer = format!("echo {mask} > /sys/class/net/{interface}/queues/rx-0/rps_cpus");
-            machine::succeed(&mut lab.exec("node-a", &["sh", "-c", &steer]))?;
-        }
+        let mask = format!("{:x}", 1_u64 << machine::FORWARDER_CPU);
+        let steer = format!("echo {mask} > /sys/class/net/{interface}/queues/rx-0/rps_cpus");
+        machine::succeed(&mut lab.exec("node-a", &["sh", "-c", &steer]))?;
         Ok(Self { lab })
     }
 }

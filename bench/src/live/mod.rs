@@ -151,6 +151,16 @@ pub(crate) fn run(args: &Args) -> Result<Line> {
     Ok(line)
 }
 
+impl Case {
+    /// Files of the lab's state, and the pod that packets go to.
+    fn lab(self) -> (&'static [&'static str], &'static str) {
+        match self {
+            Self::AfxdpForward | Self::PodToPod => (NEAR, "default/sink"),
+            Self::Service | Self::Tcp1 => (BOTH, "default/far"),
+        }
+    }
+}
+
 /// A contender with its name, and the load that it does best with.
 struct Contender {
     name: &'static str,
@@ -163,10 +173,7 @@ struct Contender {
 fn packets(args: &Args, programs: &Path, interrupt: &Interrupt) -> Result<Line> {
     let mut contenders = Vec::new();
     let mut missing = Vec::new();
-    let (states, sink) = match args.case {
-        Case::Service => (BOTH, "default/far"),
-        _ => (NEAR, "default/sink"),
-    };
+    let (states, sink) = args.case.lab();
     progress("lab: Ringway");
     let ringway = Box::new(Ringway::up(programs, states, sink)?);
     contenders.push(contender(
@@ -187,12 +194,9 @@ fn packets(args: &Args, programs: &Path, interrupt: &Interrupt) -> Result<Line> 
             contenders.push(contender("testpmd", version, args, testpmd)?);
         }
     } else {
-        for (name, steered) in [("kernel", false), ("kernel-rps", true)] {
-            interrupt.check()?;
-            progress(&format!("lab: {name}"));
-            let kernel = Box::new(Kernel::up(programs, states, steered)?);
-            contenders.push(contender(name, machine::kernel_release(), args, kernel)?);
-        }
+        progress("lab: the kernel");
+        let kernel = Box::new(Kernel::up(programs, states)?);
+        contenders.push(contender("kernel", machine::kernel_release(), args, kernel)?);
     }
     for contender in &mut contenders {
         contender.find_best(interrupt)?;
@@ -228,9 +232,10 @@ fn contender(
     args: &Args,
     forwarder: Box<dyn forwarder::Forwarder>,
 ) -> Result<Contender> {
-    let (to, port, arrives_at, sink) = match args.case {
-        Case::Service => (SERVICE, SERVICE_PORT, FAR, "default/far"),
-        _ => (SINK, SINK_PORT, SINK, "default/sink"),
+    let (_, sink) = args.case.lab();
+    let (to, port, arrives_at) = match args.case {
+        Case::Service => (SERVICE, SERVICE_PORT, FAR),
+        _ => (SINK, SINK_PORT, SINK),
     };
     let route = Route {
         from: SOURCE,
@@ -295,13 +300,14 @@ fn load(kpps: Option<u32>, length: Duration) -> Load {
 
 fn streams(args: &Args, programs: &Path, interrupt: &Interrupt) -> Result<Line> {
     let mut contenders = Vec::new();
+    let (states, sink) = args.case.lab();
     for (name, version) in [
         ("ringway", env!("CARGO_PKG_VERSION").to_owned()),
         ("kernel", machine::kernel_release()),
     ] {
         interrupt.check()?;
         progress(&format!("lab: {name}"));
-        contenders.push((name, version, Stream::up(programs, name, BOTH, "default/far")?));
+        contenders.push((name, version, Stream::up(programs, name, states, sink)?));
     }
     let address = SERVICE.to_string();
     let figures = compare::rounds(&mut contenders, args.rounds, |(name, _, stream), _| {
@@ -421,3 +427,6 @@ impl Line {
 fn progress(what: &str) {
     eprintln!("bench: {what}");
 }
+
+#[cfg(test)]
+mod tests;

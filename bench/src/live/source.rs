@@ -147,7 +147,8 @@ fn send(program: &Xdp, frame: &[u8], over: &AtomicBool) -> Result<()> {
         match program.test_run(options) {
             Err(ProgramError::SyscallError(error))
                 if error.io_error.kind() == std::io::ErrorKind::Interrupted => {}
-            result => drop(result.context("sending live XDP frames")?),
+            Err(error) => return Err(error).context("sending live XDP frames"),
+            Ok(_) => {}
         }
     }
     Ok(())

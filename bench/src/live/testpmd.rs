@@ -1,9 +1,9 @@
 //! DPDK's testpmd with `net_af_xdp`: plain L2 forwarding between the node's ends of two pods' links.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -90,14 +90,10 @@ impl Testpmd {
         let mut child = start(&mut command)?;
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().context("testpmd's output")?;
+        let stderr = child.stderr.take().context("testpmd's errors")?;
         let (sender, lines) = channel();
-        thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
+        listen(stdout, sender.clone());
+        listen(stderr, sender);
         let mut testpmd = Self {
             child,
             stdin,
@@ -160,14 +156,24 @@ impl Testpmd {
 
 fn start(command: &mut Command) -> Result<Child> {
     use std::os::unix::process::CommandExt as _;
-    // What it says on standard error is in the way of the progress only where it fails; then the lines say it, too.
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .process_group(0)
         .spawn()
         .context("starting testpmd")
+}
+
+/// Passes on each line of `from`, to its end.
+fn listen(from: impl Read + Send + 'static, to: Sender<String>) {
+    thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            if to.send(line).is_err() {
+                return;
+            }
+        }
+    });
 }
 
 impl Forwarder for Testpmd {
