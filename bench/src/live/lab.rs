@@ -55,7 +55,19 @@ impl Lab {
         machine::succeed(&mut command)?;
         let shape = machine::succeed(lab.command("status").arg("--json"))?;
         lab.shape = serde_json::from_slice(&shape.stdout).context("`ringway lab status --json`")?;
+        lab.silence()?;
         Ok(lab)
+    }
+
+    /// Packets are IPv4 and all of them are counted: nobody speaks of IPv6 neighbours and groups meanwhile.
+    fn silence(&self) -> Result<()> {
+        let places: Vec<String> = self.rows().map(|(place, _)| place).collect();
+        for place in places {
+            let switch = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
+            let written = self.netns(&place)?.run(|| std::fs::write(switch, "1"))?;
+            written.with_context(|| format!("writing {switch} in {place}"))?;
+        }
+        Ok(())
     }
 
     fn command(&self, verb: &str) -> Command {
