@@ -28,55 +28,53 @@ pub(crate) struct Batch {
 /// The keys of one family, to be looked up together.
 #[derive(Debug)]
 pub(crate) struct Keys<const K: usize> {
-    words: Vec<[u64; K]>,
-    hashes: Vec<FlowHash>,
-    found: Vec<Option<FlowRef>>,
+    len: usize,
+    words: [[u64; K]; BATCH_MAX],
+    hashes: [FlowHash; BATCH_MAX],
+    candidates: [Option<FlowRef>; BATCH_MAX],
 }
 
-/// What the lookup of one key found.
+/// A key, and the record that probably has it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Lookup<const K: usize> {
-    pub key: [u64; K],
+pub(crate) struct Lookup<'b, const K: usize> {
+    pub key: &'b [u64; K],
     pub hash: FlowHash,
-    pub found: Option<FlowRef>,
+    pub candidate: Option<FlowRef>,
 }
 
 impl<const K: usize> Keys<K> {
     fn new() -> Self {
         Self {
-            words: Vec::with_capacity(BATCH_MAX),
-            hashes: Vec::with_capacity(BATCH_MAX),
-            found: vec![None; BATCH_MAX],
+            len: 0,
+            words: [[0; K]; BATCH_MAX],
+            hashes: [FlowHash::default(); BATCH_MAX],
+            candidates: [None; BATCH_MAX],
         }
-    }
-
-    fn clear(&mut self) {
-        self.words.clear();
-        self.hashes.clear();
     }
 
     /// Adds a key, whose bucket is on its way from now on.
     #[inline]
     fn push<const W: usize>(&mut self, key: [u64; K], table: &View<'_, K, W>) {
-        self.hashes.push(table.begin(&key));
-        self.words.push(key);
+        let at = self.len;
+        assert!(at < BATCH_MAX, "a key for each frame of a batch");
+        self.hashes[at] = table.begin(&key);
+        self.words[at] = key;
+        self.len = at + 1;
     }
 
     #[inline]
     fn look_up<const W: usize>(&mut self, table: &View<'_, K, W>) {
-        let len = self.words.len();
-        table.finish(&self.words, &self.hashes, &mut self.found[..len]);
+        table.approach(&self.hashes[..self.len], &mut self.candidates[..self.len]);
     }
 
-    /// What was found, in order.
+    /// Key number `at`, which was looked up.
     #[inline]
-    pub(crate) fn lookups(&self) -> impl Iterator<Item = Lookup<K>> {
-        let results = self.hashes.iter().zip(&self.found);
-        self.words.iter().zip(results).map(|(key, (hash, found))| Lookup {
-            key: *key,
-            hash: *hash,
-            found: *found,
-        })
+    pub(crate) fn lookup(&self, at: usize) -> Lookup<'_, K> {
+        Lookup {
+            key: &self.words[at],
+            hash: self.hashes[at],
+            candidate: self.candidates[at],
+        }
     }
 }
 
@@ -105,8 +103,8 @@ impl Batch {
         self.runs.clear();
         self.marks.clear();
         self.parsed.clear();
-        self.v4.clear();
-        self.v6.clear();
+        self.v4.len = 0;
+        self.v6.len = 0;
     }
 
     /// Notes that the last `count` frames came from `port`.
@@ -116,6 +114,12 @@ impl Batch {
             self.ports.extend(std::iter::repeat_n(port, count));
             self.runs.push((port, count));
         }
+    }
+
+    /// Forgets the frames, all of which have been taken.
+    pub(crate) fn forget_frames(&mut self) {
+        debug_assert!(self.frames.iter().all(Frame::is_taken), "a frame got no verdict");
+        self.frames.clear();
     }
 
     /// Notes that the next frame is plain.
@@ -156,7 +160,7 @@ impl Batch {
     #[inline]
     pub(crate) fn look_up(&mut self, v4: &View<'_, 2, 8>, v6: &View<'_, 5, 12>) {
         self.v4.look_up(v4);
-        if !self.v6.words.is_empty() {
+        if self.v6.len > 0 {
             self.v6.look_up(v6);
         }
     }

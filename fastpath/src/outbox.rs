@@ -101,14 +101,28 @@ impl Outbox {
             .map(|queue| queue.capabilities)
     }
 
-    /// Queues an input packet that is forwarded; `port` is one that the worker [has](Self::capabilities).
+    /// Takes input packets that are forwarded, the first of which has number `first`, into the queue of `port`, which is one that
+    /// the worker [has](Self::capabilities).
     #[inline]
-    pub(crate) fn forward(&mut self, port: PortId, frame: Frame, number: PacketNumber) {
-        let queued = self.push(port, frame, Some(number), Kind::Forwarded);
-        debug_assert!(
-            queued.is_ok(),
-            "ports go between batches, and prepared ways with them"
-        );
+    pub(crate) fn forward(&mut self, port: PortId, frames: &mut [Frame], first: PacketNumber) {
+        if frames.is_empty() {
+            return;
+        }
+        let queue = self.queues.get_mut(port.index()).and_then(Option::as_mut);
+        let queue = queue.expect("ports go between batches, and prepared ways with them");
+        let queued = queue.frames.len();
+        if queued == 0 {
+            self.waiting.push(port);
+        }
+        if self.observed {
+            queue.notes.extend((0..frames.len()).map(|at| Note {
+                at: queued + at,
+                cause: Some(PacketNumber(first.0 + at as u64)),
+                kind: Kind::Forwarded,
+            }));
+        }
+        queue.bytes += frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
+        queue.frames.extend(frames.iter_mut().map(Frame::take));
     }
 
     /// Queues `frame`, or gives it back when there is no such port.

@@ -25,7 +25,7 @@ use crate::port::PortId;
 use crate::rng::Rng;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
-use crate::stage::{Exhausted, Flows, FragmentNote, FragmentOutcome, Gates, Hold, Pass, Ways, ingress};
+use crate::stage::{Exhausted, Flows, FragmentNote, FragmentOutcome, Gate, Gates, Hold, Pass, Ways, ingress};
 
 /// How a worker is set up.
 #[derive(Clone, Copy, Debug)]
@@ -276,6 +276,11 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
         let mut at = 0;
         for run in 0..self.batch.runs.len() {
             let (port, count) = self.batch.runs[run];
+            let gate = if self.general_only {
+                Gate::CLOSED
+            } else {
+                self.gates.gate(port, snapshot)
+            };
             let mut bytes = 0;
             for at in at..at + count {
                 let frame = &mut self.batch.frames[at];
@@ -285,9 +290,7 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
                     self.observer
                         .received(PacketNumber(self.received + at as u64), port, &bytes);
                 }
-                if !self.general_only
-                    && let Some(plain) = self.gates.read(&self.memory, frame, port, snapshot)
-                {
+                if let Some(plain) = self.gates.read(&gate, &self.memory, frame, snapshot) {
                     self.batch.push_plain(&plain, &v4);
                     continue;
                 }

@@ -252,7 +252,8 @@ impl<'t, const K: usize, const W: usize> Record<'t, K, W> {
 }
 
 impl<const K: usize, const W: usize> Record<'_, K, W> {
-    /// State and some payload words, by one attempt of [`read`](Self::read).
+    /// State and some payload words, by one attempt of [`read`](Self::read). Whether the state is
+    /// [stable](State::is_stable) is the caller's to ask: in another one the words say nothing.
     #[inline]
     pub(crate) fn peek<const N: usize>(self, at: [usize; N]) -> Option<(State, [u64; N])> {
         let before = self.state();
@@ -261,7 +262,7 @@ impl<const K: usize, const W: usize> Record<'_, K, W> {
         // Pairs with the Release fence of `Both::open`, as in `read`.
         fence(Acquire);
         let same = State(self.words[K].load(Relaxed)).guard() == before.guard();
-        (before.is_stable() && same).then_some((before, words))
+        same.then_some((before, words))
     }
 }
 

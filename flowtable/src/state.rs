@@ -64,6 +64,16 @@ impl State {
         self.0 & (0xf << LIFECYCLE_SHIFT | 1) == (Lifecycle::Live as u64) << LIFECYCLE_SHIFT
     }
 
+    /// [`is_stable`](Self::is_stable), and of the user's bits those in `mask` are `bits`.
+    #[inline]
+    pub fn is_stable_with(self, mask: u64, bits: u64) -> bool {
+        let (own, live) = (
+            0xf << LIFECYCLE_SHIFT | 1,
+            (Lifecycle::Live as u64) << LIFECYCLE_SHIFT,
+        );
+        self.0 & (own | mask << USER_SHIFT) == live | bits << USER_SHIFT
+    }
+
     /// Sequence and lifecycle alone: what must not change under a reader.
     #[inline]
     pub(crate) fn guard(self) -> u64 {

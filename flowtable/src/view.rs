@@ -12,8 +12,9 @@ use crate::{
 
 /// Index and records of a [`Table`], for many packets in a row. It costs a few loads to make; all of it borrows the table.
 ///
-/// The order that hides the memory's latency: [`begin`](Self::begin) for every key as soon as it is known, then one call of
-/// [`finish`](Self::finish), then the records.
+/// The order that hides the memory's latency: [`begin`](Self::begin) for every key as soon as it is known, then
+/// [`approach`](Self::approach) for all, then each record, by [`peek`](Self::peek) or, when that gives nothing, by
+/// [`lookup`](Self::lookup).
 #[derive(Clone, Copy)]
 pub struct View<'t, const K: usize, const W: usize> {
     hasher: &'t Hasher<K>,
@@ -42,22 +43,38 @@ impl<'t, const K: usize, const W: usize> View<'t, K, W> {
         hash
     }
 
-    /// Looks up keys with their hashes, whose buckets were [asked for](Self::begin): compares signatures, prefetches records,
-    /// then compares keys. A hit costs two cache lines, a miss nearly always one; none of them is waited for one by one.
+    /// For each hash, whose bucket was [asked for](Self::begin), the record that probably has its key, on its way from now on.
     ///
     /// # Panics
-    /// If the three slices differ in length.
+    /// If the slices differ in length.
     #[inline]
-    pub fn finish(&self, keys: &[[u64; K]], hashes: &[FlowHash], out: &mut [Option<FlowRef>]) {
-        assert!(
-            keys.len() == hashes.len() && keys.len() == out.len(),
-            "slices of different lengths"
-        );
-        let groups = keys.chunks(GROUP).zip(hashes.chunks(GROUP));
-        for ((keys, hashes), out) in groups.zip(out.chunks_mut(GROUP)) {
-            let undecided = self.first_candidates(hashes, out);
-            self.confirm(keys, hashes, out, undecided);
+    pub fn approach(&self, hashes: &[FlowHash], out: &mut [Option<FlowRef>]) {
+        assert!(hashes.len() == out.len(), "slices of different lengths");
+        let _ = self.first_candidates(hashes, out);
+    }
+
+    /// State and some payload words of a record, if it has this key, consistent as in [`Table::read`], by a single attempt:
+    /// `None` also when another worker wrote it just now. The words count only if the state is [stable](State::is_stable).
+    #[inline]
+    pub fn peek<const N: usize>(
+        &self,
+        flow: FlowRef,
+        key: &[u64; K],
+        at: [usize; N],
+    ) -> Option<(State, [u64; N])> {
+        let record = self.record(flow);
+        if record.has_key(key) {
+            record.peek(at)
+        } else {
+            None
         }
+    }
+
+    /// Looks up keys with their hashes, whose buckets were asked for: [`Table::lookup_batch`] from there on.
+    pub(crate) fn finish(&self, keys: &[[u64; K]], hashes: &[FlowHash], out: &mut [Option<FlowRef>]) {
+        debug_assert!(keys.len() <= GROUP);
+        let undecided = self.first_candidates(hashes, out);
+        self.confirm(keys, hashes, out, undecided);
     }
 
     /// The first candidate of each, its record on its way. Bits of the result: those of which more than that may have to be
@@ -71,7 +88,7 @@ impl<'t, const K: usize, const W: usize> View<'t, K, W> {
             if let Some(flow) = *out {
                 self.prefetch_record(flow);
             }
-            undecided |= u64::from(candidates.overflow != 0 || candidates.has_more()) << at;
+            undecided |= u64::from(candidates.overflow != 0 || candidates.has_more()) << (at % GROUP);
         }
         undecided
     }
@@ -114,13 +131,6 @@ impl<'t, const K: usize, const W: usize> View<'t, K, W> {
         Record::new(&self.records[flow.index() as usize])
     }
 
-    /// State and some payload words of a record, consistent as in [`Table::read`], by a single attempt: `None` while another
-    /// worker writes it.
-    #[inline]
-    pub fn peek<const N: usize>(&self, flow: FlowRef, at: [usize; N]) -> Option<(State, [u64; N])> {
-        self.record(flow).peek(at)
-    }
-
     /// Brings a record nearer.
     #[inline]
     pub fn prefetch_record(&self, flow: FlowRef) {
@@ -142,6 +152,6 @@ impl<const K: usize, const W: usize> std::fmt::Debug for View<'_, K, W> {
     }
 }
 
-/// Bits of a word: keys of which the first candidate is looked for before any key is compared.
-const GROUP: usize = 64;
+/// Keys that are looked up together at most: bits of a word.
+pub(crate) const GROUP: usize = 64;
 const LINE_WORDS: usize = crate::layout::LINE_WORDS;

@@ -83,8 +83,8 @@ impl Emitter {
     /// Writes the head of `turn`'s frame; what follows in `bytes` is zeros already.
     #[inline]
     pub(crate) fn write(&self, turn: Turn, bytes: &mut [u8]) {
+        self.copy_head(bytes);
         let bytes = &mut bytes[..self.head_len];
-        bytes.copy_from_slice(&self.head[..self.head_len]);
         let (client, peer) = (
             self.case.source(turn.flow, turn.client),
             if self.reply {
@@ -113,6 +113,20 @@ impl Emitter {
             self.write_reply_links(turn, bytes);
         } else {
             put(bytes, 6, &pod_mac(*client.ip()).0);
+        }
+    }
+
+    /// Copies the template, and zeros behind it where a fixed length is quicker.
+    #[inline]
+    fn copy_head(&self, bytes: &mut [u8]) {
+        if self.link == 0
+            && let (Some(to), Some(from)) = (bytes.first_chunk_mut::<64>(), self.head.first_chunk())
+        {
+            *to = *from;
+        } else if let Some(to) = bytes.first_chunk_mut() {
+            *to = self.head;
+        } else {
+            bytes[..self.head_len].copy_from_slice(&self.head[..self.head_len]);
         }
     }
 
@@ -218,8 +232,8 @@ fn sum(bytes: &[u8]) -> u32 {
         .sum()
 }
 
-/// VXLAN, Ethernet, IPv4, TCP, and the flow's number.
-const HEAD_MAX: usize = VXLAN_LEN + 14 + 20 + 20 + 4;
+/// VXLAN, Ethernet, IPv4, TCP, and the flow's number, in whole vectors.
+const HEAD_MAX: usize = (VXLAN_LEN + 14 + 20 + 20 + 4_usize).next_multiple_of(16);
 
 #[cfg(test)]
 mod tests {

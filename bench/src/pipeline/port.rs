@@ -37,34 +37,46 @@ impl Pool {
         memory.allocate_copy(&vec![0; self.plain_len])
     }
 
-    /// A frame of `len` bytes that ends where all frames end.
+    /// Moves `count` frames, of the length that they were given back with, to the end of `into`.
     #[inline]
-    fn take(&mut self, memory: &mut Memory, len: usize) -> Option<Frame> {
-        let mut frame = match self.free.pop_front() {
-            Some(frame) => frame,
-            None => self.allocate(memory)?,
-        };
-        let (has, wanted) = (frame.len(), len);
-        let fits = if wanted > has {
-            frame.push_front(wanted - has)
-        } else {
-            frame.trim_front(has - wanted)
-        };
-        assert!(fits, "headroom for {wanted} bytes");
-        frame.checksum = Checksum::Full;
-        Some(frame)
-    }
-
-    /// Takes a frame back, unless it is one that the pipeline made.
-    #[inline]
-    fn give(&mut self, memory: &mut Memory, frame: Frame) {
-        let ends_at = frame.headroom() + frame.len();
-        if frame.is_chain() || ends_at != HEADROOM - METADATA_LEN + self.plain_len {
-            memory.release(frame);
-        } else {
+    fn take(&mut self, memory: &mut Memory, count: usize, into: &mut Vec<Frame>) {
+        while self.free.len() < count {
+            let frame = self.allocate(memory).expect("a frame for each packet");
             self.free.push_back(frame);
         }
+        into.extend(self.free.drain(..count));
     }
+
+    /// Takes frames back, but for those that the pipeline made.
+    #[inline]
+    fn give(&mut self, memory: &mut Memory, frames: &mut Vec<Frame>) {
+        let ends_at = HEADROOM - METADATA_LEN + self.plain_len;
+        let is_ours = |frame: &Frame| !frame.is_chain() && frame.headroom() + frame.len() == ends_at;
+        if frames.iter().all(is_ours) {
+            self.free.extend(frames.drain(..));
+            return;
+        }
+        for frame in frames.drain(..) {
+            if is_ours(&frame) {
+                self.free.push_back(frame);
+            } else {
+                memory.release(frame);
+            }
+        }
+    }
+}
+
+/// Makes `frame` one of `len` bytes that ends where it ended.
+#[inline]
+fn resize(frame: &mut Frame, len: usize) {
+    let has = frame.len();
+    let fits = if len > has {
+        frame.push_front(len - has)
+    } else {
+        frame.trim_front(has - len)
+    };
+    assert!(fits, "headroom for {len} bytes");
+    frame.checksum = Checksum::Full;
 }
 
 /// What a port is to receive.
@@ -156,16 +168,15 @@ impl PacketIo for WirePort {
             return 0;
         };
         let count = (room.min(self.burst) as u64).min(play.left) as usize;
-        let (mut pool, len) = (self.pool.borrow_mut(), play.emitter.frame_len());
-        for _ in 0..count {
-            let mut frame = pool.take(memory, len).expect("a frame for each packet");
-            play.emitter
-                .write(play.order[play.next], memory.bytes_mut(&mut frame));
+        let (from, len) = (into.len(), play.emitter.frame_len());
+        self.pool.borrow_mut().take(memory, count, into);
+        for frame in &mut into[from..] {
+            resize(frame, len);
+            play.emitter.write(play.order[play.next], memory.bytes_mut(frame));
             play.next += 1;
             if play.next == play.order.len() {
                 play.next = 0;
             }
-            into.push(frame);
         }
         play.left -= count as u64;
         count
@@ -177,10 +188,7 @@ impl PacketIo for WirePort {
         if let Some(captured) = &mut self.captured {
             captured.extend(frames.iter().map(|frame| memory.to_vec(frame)));
         }
-        let mut pool = self.pool.borrow_mut();
-        for frame in frames.drain(..) {
-            pool.give(memory, frame);
-        }
+        self.pool.borrow_mut().give(memory, frames);
         self.sent += count as u64;
         count
     }

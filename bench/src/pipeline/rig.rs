@@ -142,23 +142,26 @@ impl Rig {
         }
     }
 
-    /// Brings `flows` up, in order: the first packet, the answer, one more. Returns them with the servers that they got.
+    /// Brings `flows` up, in order: the first packet, the answer, one more; so many at a time as one port may leave unanswered.
+    /// Returns them with the servers that they got.
     pub(crate) fn establish(&mut self, mut turns: Vec<Turn>) -> Result<Vec<Turn>> {
-        self.play(Step::Open, false, &turns);
-        let first = turns.first().map_or(0, |turn| turn.flow);
         let (case, transport) = (self.setup.case, self.setup.transport);
-        let mut missing = turns.len();
-        self.once(&mut |sent| {
-            let (flow, server) = expect::identify(case, transport, sent, false)?;
-            turns[(flow - first) as usize].server = server;
-            missing -= 1;
-            Ok(())
-        })?;
-        ensure!(missing == 0, "{missing} flows were not opened");
-        self.play(Step::Answer, true, &turns);
-        self.once(&mut |_| Ok(()))?;
-        self.play(Step::Data, false, &turns);
-        self.once(&mut |_| Ok(()))?;
+        for group in turns.chunks_mut(ESTABLISHED_TOGETHER) {
+            self.play(Step::Open, false, group);
+            let first = group.first().map_or(0, |turn| turn.flow);
+            let mut missing = group.len();
+            self.once(&mut |sent| {
+                let (flow, server) = expect::identify(case, transport, sent, false)?;
+                group[(flow - first) as usize].server = server;
+                missing -= 1;
+                Ok(())
+            })?;
+            ensure!(missing == 0, "{missing} flows were not opened");
+            self.play(Step::Answer, true, group);
+            self.once(&mut |_| Ok(()))?;
+            self.play(Step::Data, false, group);
+            self.once(&mut |_| Ok(()))?;
+        }
         Ok(turns)
     }
 
@@ -357,3 +360,5 @@ impl Rig {
 /// Frames that go round: some four batches, so that one being written is not in the first cache, as with a device.
 const POOL_FRAMES: usize = 256;
 const CHUNKS: usize = 1024;
+/// A port may have a quarter of the table's connections unanswered; the smallest table has 4096 and more.
+const ESTABLISHED_TOGETHER: usize = 1024;

@@ -237,10 +237,15 @@ impl Bits {
         Self(self.0 & !Self::STATE_MASK | (state as u64) << Self::STATE_SHIFT)
     }
 
-    /// Packets go on, by an adjacency, and both sides have been heard of.
+    /// What a flow has to be whose packets are just sent on: the state that [`steady`](Self::steady) says, answered, neither
+    /// denied nor the kernel's.
+    pub(crate) const STEADY: u64 =
+        Self::STATE_MASK | Self::DENIED | Self::PUNT | Self::ANSWERED | Self::AFFINITY;
+
+    /// The value of these bits in `state`.
     #[inline]
-    pub const fn is_forwarded_both_ways(self) -> bool {
-        self.0 & (Self::DENIED | Self::PUNT | Self::ANSWERED | Self::AFFINITY) == Self::ANSWERED
+    pub(crate) const fn steady(state: ConnState) -> u64 {
+        (state as u64) << Self::STATE_SHIFT | Self::ANSWERED
     }
 
     /// True when all of `flags` are set.

@@ -207,19 +207,23 @@ impl Memory {
         unsafe { slice::from_raw_parts_mut(start.as_ptr(), len) }
     }
 
-    /// The frame's bytes in its first chunk from `at` on, and the `BEFORE` bytes before them: of the frame's front and of its
+    /// `AFTER` bytes of the frame's first chunk from `at` on, and the `BEFORE` bytes before them: of the frame's front and of its
     /// headroom. `None` when there are not so many.
     #[inline]
-    pub fn around_mut<const BEFORE: usize>(
+    pub fn around_mut<const BEFORE: usize, const AFTER: usize>(
         &mut self,
         frame: &mut Frame,
         at: usize,
-    ) -> Option<(&mut [u8; BEFORE], &mut [u8])> {
-        let rest = usize::from(frame.len).checked_sub(at)?;
-        let room = (frame.headroom() + at).checked_sub(BEFORE)?;
-        let (start, len) = self.place(frame.chunk, (METADATA_LEN + room) as u16, (BEFORE + rest) as u16);
+    ) -> Option<(&mut [u8; BEFORE], &mut [u8; AFTER])> {
+        let middle = usize::from(frame.offset) + at;
+        if at + AFTER > usize::from(frame.len) || middle < METADATA_LEN + BEFORE {
+            return None;
+        }
+        let (start, len) = self.place(frame.chunk, (middle - BEFORE) as u16, (BEFORE + AFTER) as u16);
         // SAFETY: in bounds by `place`, alive while `self` is, which is borrowed mutably: the only slice into the region.
-        unsafe { slice::from_raw_parts_mut(start.as_ptr(), len) }.split_first_chunk_mut()
+        let bytes = unsafe { slice::from_raw_parts_mut(start.as_ptr(), len) };
+        let (before, after) = bytes.split_first_chunk_mut()?;
+        Some((before, after.first_chunk_mut()?))
     }
 
     /// The frame's bytes, chunk by chunk. Empty chunks are left out.
@@ -540,12 +544,35 @@ impl Frame {
     #[must_use]
     #[inline]
     pub fn reframe(&mut self, at: usize, before: usize, rest: usize) -> bool {
-        let fits = !self.is_chain() && at + rest <= usize::from(self.len) && before <= self.headroom() + at;
+        let middle = usize::from(self.offset) + at;
+        let fits = !self.is_chain() && at + rest <= usize::from(self.len) && METADATA_LEN + before <= middle;
         if fits {
-            self.offset = (usize::from(self.offset) + at - before) as u16;
+            self.offset = (middle - before) as u16;
             self.len = (before + rest) as u16;
         }
         fits
+    }
+
+    /// The frame; what stays in its place is to be forgotten, and nothing else.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::TAKEN)
+    }
+
+    /// Stays where a frame was taken from.
+    const TAKEN: Self = Self {
+        chunk: NO_CHUNK,
+        offset: 0,
+        len: 0,
+        next: NO_CHUNK,
+        rest_len: 0,
+        checksum: Checksum::Full,
+        timestamp_ns: 0,
+    };
+
+    /// The frame was [taken](Self::take) from here.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.chunk == NO_CHUNK
     }
 
     /// Cuts `count` bytes off the front (headers that were read). `false` when the first chunk has fewer.

@@ -1,6 +1,6 @@
 //! Plain: the short way of the packets that nearly all are.
 //!
-//! A frame is **plain** when it is Ethernet, IPv4 without options and no fragment, TCP or UDP, in one buffer, from who may send
+//! A frame is **plain** when it is Ethernet, IPv4 without options and no fragment, UDP or TCP without SYN, FIN and RST, in one buffer, from who may send
 //! it, perhaps inside VXLAN from a known node ([`gate`], [`head`]). A flow is **steady** for a packet when its entry is
 //! established and up to date and the packet changes nothing but the running words ([`replay`]). Such packets are read
 //! by fixed offsets, looked up, and replayed in one function that leaves by a prepared header ([`way`]).
@@ -18,6 +18,6 @@ mod head;
 mod replay;
 mod way;
 
-pub(crate) use gate::Gates;
+pub(crate) use gate::{Gate, Gates};
 pub(crate) use head::{Mark, Plain};
 pub(crate) use way::Ways;

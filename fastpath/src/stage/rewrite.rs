@@ -133,7 +133,18 @@ fn finish(
     }
 }
 
-/// As [`decrement_ttl`] and [`rewrite_v4`] together, for a packet of TCP or UDP without IP options whose tuple is `key`, to new
+/// As [`decrement_ttl`], for a packet of TCP or UDP without IP options. Returns its transport checksum.
+#[inline]
+pub(crate) fn replay_ttl(packet: &mut [u8; 40], proto: IpProtocol) -> [u8; 2] {
+    packet[8] = packet[8].wrapping_sub(1);
+    update(packet, TTL_DOWN);
+    match proto {
+        IpProtocol::TCP => [packet[36], packet[37]],
+        _ => [packet[26], packet[27]],
+    }
+}
+
+/// As [`decrement_ttl`] and [`rewrite_v4`] together, for a packet of TCP or UDP without IP options whose tuple is `key`, to
 /// addresses and ports as they lie in the header. Returns the transport checksum as it is afterwards.
 #[inline]
 pub(crate) fn replay_v4(
@@ -141,43 +152,46 @@ pub(crate) fn replay_v4(
     key: [u64; 2],
     proto: IpProtocol,
     partial: bool,
-    to: Option<(u64, [u8; 4])>,
+    addresses: u64,
+    ports: [u8; 4],
 ) -> [u8; 2] {
-    /// One less in the upper byte of the word of TTL and protocol.
-    const TTL_DOWN: Sum = Sum::of_change(u16::from_ne_bytes([1, 0]) as u64, 0);
+    let change = Sum::of_change(key[0], addresses);
     packet[8] = packet[8].wrapping_sub(1);
-    let addresses = to.map_or(Sum::ZERO, |(new, _)| Sum::of_change(key[0], new));
-    let header = (TTL_DOWN + addresses).updated([packet[10], packet[11]]);
-    packet[10..12].copy_from_slice(&header);
-    let is_tcp = proto == IpProtocol::TCP;
-    let old = if is_tcp {
-        [packet[36], packet[37]]
-    } else {
-        [packet[26], packet[27]]
-    };
-    let Some((new, ports)) = to else {
-        return old;
-    };
-    let [a, b, c, d] = [packet[20], packet[21], packet[22], packet[23]];
-    let sum = addresses
-        + Sum::of_change(
-            u32::from_ne_bytes([a, b, c, d]).into(),
-            u32::from_ne_bytes(ports).into(),
-        );
-    packet[12..20].copy_from_slice(&new.to_ne_bytes());
+    update(packet, TTL_DOWN + change);
+    packet[12..20].copy_from_slice(&addresses.to_ne_bytes());
+    let old = u32::from_ne_bytes([packet[20], packet[21], packet[22], packet[23]]);
     packet[20..24].copy_from_slice(&ports);
-    let checksum = match (partial, is_tcp) {
-        (true, _) => addresses.updated_partial(old),
-        (false, true) => sum.updated(old),
-        (false, false) => sum.updated_udp(old),
-    };
-    if is_tcp {
+    let change_of_all = change + Sum::of_change(old.into(), u32::from_ne_bytes(ports).into());
+    if proto == IpProtocol::TCP {
+        let checksum = [packet[36], packet[37]];
+        let checksum = if partial {
+            change.updated_partial(checksum)
+        } else {
+            change_of_all.updated(checksum)
+        };
         packet[36..38].copy_from_slice(&checksum);
+        checksum
     } else {
+        let checksum = [packet[26], packet[27]];
+        let checksum = if partial {
+            change.updated_partial(checksum)
+        } else {
+            change_of_all.updated_udp(checksum)
+        };
         packet[26..28].copy_from_slice(&checksum);
+        checksum
     }
-    checksum
 }
+
+/// Updates the IPv4 header's checksum.
+#[inline]
+fn update(packet: &mut [u8; 40], change: Sum) {
+    let checksum = change.updated([packet[10], packet[11]]);
+    packet[10..12].copy_from_slice(&checksum);
+}
+
+/// One less in the upper byte of the word of TTL and protocol.
+const TTL_DOWN: Sum = Sum::of_change(u16::from_ne_bytes([1, 0]) as u64, 0);
 
 #[cfg(test)]
 mod tests {

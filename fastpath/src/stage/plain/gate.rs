@@ -25,7 +25,7 @@ pub(crate) struct Gates {
 
 /// What plain frames of one port look like.
 #[derive(Clone, Copy, Debug)]
-struct Gate {
+pub(crate) struct Gate {
     epoch: u64,
     kind: Kind,
     /// The first 16 bytes, of which the masks say which count.
@@ -41,7 +41,6 @@ struct Gate {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// Nothing is plain.
     Closed,
     Pod,
     Host,
@@ -79,19 +78,27 @@ impl Gates {
         self.epoch += 1;
     }
 
-    /// Reads `frame` from `port` if it is plain, and notes a partial checksum that it carries.
+    /// The gate of `port`, for the frames of one batch.
     #[inline]
-    pub(crate) fn read(
-        &mut self,
-        memory: &Memory,
-        frame: &mut Frame,
-        port: PortId,
-        snapshot: &Snapshot,
-    ) -> Option<Plain> {
-        let gate = self.gates.get_mut(port.index())?;
+    pub(crate) fn gate(&mut self, port: PortId, snapshot: &Snapshot) -> Gate {
+        let Some(gate) = self.gates.get_mut(port.index()) else {
+            return Gate::CLOSED;
+        };
         if gate.epoch != self.epoch {
             *gate = Gate::of(snapshot.port(port), snapshot, self.epoch);
         }
+        *gate
+    }
+
+    /// Reads `frame` from the port of `gate` if it is plain, and notes a partial checksum that it carries.
+    #[inline]
+    pub(crate) fn read(
+        &mut self,
+        gate: &Gate,
+        memory: &Memory,
+        frame: &mut Frame,
+        snapshot: &Snapshot,
+    ) -> Option<Plain> {
         if frame.is_chain() {
             return None;
         }
@@ -104,8 +111,7 @@ impl Gates {
         let is_tunnel_port = head.proto() == IpProtocol::UDP && head.dport() == gate.vxlan_port;
         let plain = match gate.kind {
             Kind::Uplink if is_tunnel_port => {
-                let gate = *gate;
-                let plain = self.read_tunnel(&gate, head, bytes, snapshot)?;
+                let plain = self.read_tunnel(gate, head, bytes, snapshot)?;
                 // What the port found is the outer header's, which is gone.
                 frame.checksum = Checksum::Full;
                 plain
@@ -186,7 +192,8 @@ impl Known {
 }
 
 impl Gate {
-    const CLOSED: Self = Self {
+    /// Nothing is plain.
+    pub(crate) const CLOSED: Self = Self {
         epoch: 0,
         kind: Kind::Closed,
         link: [0; 2],

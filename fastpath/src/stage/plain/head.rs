@@ -7,6 +7,8 @@ use wire::checksum::Sum;
 use wire::tcp::TcpFlags;
 use wire::{IpProtocol, U16};
 
+use crate::flow::key::plain_ports_word;
+
 /// Ethernet, IPv4 without options, and the first 20 bytes behind: TCP's header, or UDP's and data.
 #[derive(Clone, Copy)]
 pub(super) struct Head<'f>(&'f [u8; HEAD_LEN]);
@@ -36,8 +38,6 @@ pub(crate) struct Mark {
     /// Bytes of the IP packet.
     pub(super) total_len: u16,
     pub(super) proto: IpProtocol,
-    /// None for UDP.
-    pub(super) flags: TcpFlags,
 }
 
 impl Mark {
@@ -131,15 +131,16 @@ impl<'f> Head<'f> {
     #[inline]
     pub(super) fn read(self, l3: usize, zone: u64, asks_partial: bool) -> Option<Plain> {
         let (total_len, proto) = (self.total_len(), self.proto());
-        let (flags, checksum) = match proto {
+        let checksum = match proto {
             IpProtocol::TCP => {
                 let header_len = u16::from(self.0[L4 + 12] >> 4) * 4;
-                if header_len < 20 || header_len + 20 > total_len {
+                let is_changing = self.0[L4 + 13] & CHANGING != 0;
+                if is_changing || header_len < 20 || header_len + 20 > total_len {
                     return None;
                 }
-                (TcpFlags(self.0[L4 + 13]), self.at::<{ L4 + 16 }, 2>())
+                self.at::<{ L4 + 16 }, 2>()
             }
-            IpProtocol::UDP if self.udp_is_plain() => (TcpFlags::NONE, self.at::<{ L4 + 6 }, 2>()),
+            IpProtocol::UDP if self.udp_is_plain() => self.at::<{ L4 + 6 }, 2>(),
             _ => return None,
         };
         let ttl = self.0[L3 + 8];
@@ -150,22 +151,22 @@ impl<'f> Head<'f> {
             let pseudo = Sum::pseudo_v4(self.src(), self.dst(), proto, total_len - 20);
             pseudo.folded() == U16::from_bytes(checksum)
         };
-        let [a, b, c, d] = self.ports();
         let addresses = u64::from_ne_bytes(self.at::<26, 8>());
-        let ports = u64::from_ne_bytes([a, b, c, d, proto.0, 0, 0, 0]);
+        let ports = plain_ports_word(self.ports(), proto);
         Some(Plain {
             key: [addresses, ports | zone],
             mark: Mark {
                 l3: l3 as u16,
                 total_len,
                 proto,
-                flags,
             },
             partial,
         })
     }
 }
 
+/// Flags of segments that may change a connection's state.
+const CHANGING: u8 = TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0;
 /// First octets of addresses that are, or may be, unspecified, loopback, link-local, multicast, reserved or broadcast.
 static ODD: [bool; 256] = {
     let mut odd = [false; 256];

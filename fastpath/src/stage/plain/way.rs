@@ -17,15 +17,15 @@ use crate::snapshot::{Adjacency, AdjacencyEncap, AdjacencyId, Snapshot};
 pub(crate) struct Ways {
     /// Counts changes; what was made before the last one is made anew when it is used.
     epoch: u64,
-    ways: Box<[Way]>,
+    ways: Box<[Way; WAYS]>,
 }
 
 /// How plain packets leave by one adjacency.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 pub(super) struct Way {
-    epoch: u64,
-    id: u16,
+    /// Epoch and adjacency.
+    tag: u64,
     pub(super) port: PortId,
     /// Largest IP packet, bytes; 0: nothing leaves this way, take the general one.
     pub(super) mtu: u16,
@@ -49,7 +49,7 @@ impl Default for Ways {
     fn default() -> Self {
         Self {
             epoch: 1,
-            ways: vec![Way::NONE; WAYS].into_boxed_slice(),
+            ways: Box::new([Way::NONE; WAYS]),
         }
     }
 }
@@ -64,8 +64,9 @@ impl Ways {
     #[inline]
     pub(super) fn way(&mut self, id: AdjacencyId, snapshot: &Snapshot, outbox: &Outbox) -> &Way {
         let way = &mut self.ways[usize::from(id.0) % WAYS];
-        if way.epoch != self.epoch || way.id != id.0 {
-            *way = Way::by(id, snapshot.adjacency(id), outbox, self.epoch);
+        let tag = self.epoch << 16 | u64::from(id.0);
+        if way.tag != tag {
+            *way = Way::by(snapshot.adjacency(id), outbox, tag);
         }
         way
     }
@@ -73,8 +74,7 @@ impl Ways {
 
 impl Way {
     const NONE: Self = Self {
-        epoch: 0,
-        id: 0,
+        tag: 0,
         port: PortId(0),
         mtu: 0,
         header_len: 0,
@@ -86,27 +86,23 @@ impl Way {
     };
 
     #[cold]
-    fn by(id: AdjacencyId, adjacency: &Adjacency, outbox: &Outbox, epoch: u64) -> Self {
-        let none = Self {
-            epoch,
-            id: id.0,
-            ..Self::NONE
-        };
+    fn by(adjacency: &Adjacency, outbox: &Outbox, tag: u64) -> Self {
+        let none = Self { tag, ..Self::NONE };
         let header_len = usize::from(adjacency.header_len);
         let is_tunnel = match adjacency.encap {
             AdjacencyEncap::Ethernet => false,
             AdjacencyEncap::Vxlan4 => true,
             AdjacencyEncap::Vxlan6 | AdjacencyEncap::Ipip => return none,
         };
-        let shortest = if is_tunnel {
-            VXLAN_HEADER_LEN
+        let lengths = if is_tunnel {
+            VXLAN_HEADER_LEN..=BLOCK_LEN
         } else {
-            ethernet::HEADER_LEN
+            ethernet::HEADER_LEN..=BLOCK_LEN - LINK
         };
         let Some(capabilities) = outbox.capabilities(adjacency.port) else {
             return none;
         };
-        if !adjacency.resolved || !(shortest..=BLOCK_LEN).contains(&header_len) {
+        if !adjacency.resolved || !lengths.contains(&header_len) {
             return none;
         }
         let mut block = [0; BLOCK_LEN];
@@ -145,13 +141,15 @@ impl Way {
         hash: u64,
         l4_checksum: [u8; 2],
     ) {
-        *before = self.block;
         if self.is_tunnel {
+            *before = self.block;
             self.stamp(before, packet, total_len, hash, l4_checksum);
+        } else {
+            before[LINK..].copy_from_slice(&self.block[LINK..]);
         }
     }
 
-    /// What differs from packet to packet: lengths, DSCP (RFC 2983 section 3.1) and ECN (RFC 6040 section 4.1), identification, source port, checksum.
+    /// What differs from packet to packet: lengths, DSCP (RFC 2983), ECN (RFC 6040), identification, source port, checksum.
     #[inline]
     fn stamp(
         &self,
@@ -188,5 +186,7 @@ const VXLAN_HEADER_LEN: usize = ethernet::HEADER_LEN + vxlan::OUTER_V4_LEN + eth
 /// Where the outer IPv4 header begins in a block, and its UDP header.
 const OUTER_IP: usize = BLOCK_LEN - ethernet::HEADER_LEN - vxlan::OUTER_V4_LEN;
 const OUTER_UDP: usize = OUTER_IP + ipv4::HEADER_LEN;
+/// Where a link header begins in a block, with or without a VLAN tag.
+const LINK: usize = BLOCK_LEN - 32;
 /// Adjacencies whose ways are kept: 128 KiB, of which those in use are touched.
 const WAYS: usize = 1024;
