@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 
 use wire::arp::ArpPacket;
+use wire::ethernet;
 
 use super::{Inbound, NOTHING, Pass, Place};
 use crate::answer::{Link, Reply, arp, echo, nd};
@@ -18,7 +19,10 @@ use crate::verdict::{DropReason, Verdict};
 
 impl<O: Observer> Pass<'_, O> {
     pub(crate) fn answer_arp(&mut self, frame: Frame, number: PacketNumber, port: &Port) {
-        let message = self.memory.bytes(&frame).get(14..).unwrap_or_default();
+        let head = self.memory.bytes(&frame);
+        // Behind a priority tag too.
+        let l3_offset = ethernet::split(head).map_or(head.len(), |split| usize::from(split.l3_offset));
+        let message = &head[l3_offset..];
         let own: &[_] = if is_pod(port) { &port.addresses } else { &[] };
         if is_pod(port)
             && let Err(reason) = arp_sender_is_right(message, port)

@@ -106,6 +106,13 @@ fn examine(head: &mut [u8], frame_len: usize, port: &Port, snapshot: &Snapshot) 
     if link.dst != port.own_mac && !link.dst.is_multicast() {
         return Parsed::Drop(DropReason::NotForUs);
     }
+    // A tag names another network than the port's; id 0 is a priority alone (IEEE 802.1Q section 6.9).
+    if split.vlan.is_some_and(|tag| tag.id() != 0) {
+        return match port.kind {
+            PortKind::Uplink => Parsed::Punt(PuntReason::ToHost),
+            _ => Parsed::Drop(DropReason::NotForUs),
+        };
+    }
     if !matches!(split.ether_type, EtherType::IPV4 | EtherType::IPV6) {
         return match (port.kind, split.ether_type) {
             (PortKind::Uplink, _) => Parsed::Punt(PuntReason::NeighbourProtocol),

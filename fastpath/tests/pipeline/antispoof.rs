@@ -52,6 +52,27 @@ fn another_pods_tuple_does_not_ride_on_its_flow() {
     }
 }
 
+/// A tag is another network's, which is not our port's; with id 0 it is a priority alone.
+#[test]
+fn a_tagged_frame_is_not_of_this_network() {
+    for f in BOTH {
+        let mut lab = Lab::new();
+        let (a, b) = (f.at(&f.pod(1, 6), 4000), f.at(&f.pod(1, 5), 80));
+        let plain = lab.frame("client", &syn(&a, &b).l3());
+        let tagged = |tag: [u8; 2]| [&plain[..12], &[0x81, 0], &tag, &plain[12..]].concat();
+        lab.send_frame("client", &tagged([0, 42]))
+            .dropped_silently("not-for-us");
+        lab.send_frame("client", &tagged([0xa0, 0]))
+            .tx("web", &syn(&a, &b).routed());
+        lab.assert_counters(&[
+            ("rx", 2),
+            ("tx", 1),
+            ("flows-created", 1),
+            ("drop-not-for-us", 1),
+        ]);
+    }
+}
+
 /// Ports are numbered anew: what a pod that is gone left behind is not its successor's.
 #[test]
 fn a_pod_does_not_inherit_the_connections_of_one_that_had_its_port() {
