@@ -64,12 +64,7 @@ fn a_tagged_frame_is_not_of_this_network() {
             .dropped_silently("not-for-us");
         lab.send_frame("client", &tagged([0xa0, 0]))
             .tx("web", &syn(&a, &b).routed());
-        lab.assert_counters(&[
-            ("rx", 2),
-            ("tx", 1),
-            ("flows-created", 1),
-            ("drop-not-for-us", 1),
-        ]);
+        lab.assert_counters(&[("rx", 2), ("tx", 1), ("flows-created", 1), ("drop-not-for-us", 1)]);
     }
 }
 
