@@ -101,28 +101,22 @@ impl Outbox {
             .map(|queue| queue.capabilities)
     }
 
-    /// Takes input packets that are forwarded, the first of which has number `first`, into the queue of `port`, which is one that
-    /// the worker [has](Self::capabilities).
+    /// Queues an input packet that is forwarded; `port` is one that the worker [has](Self::capabilities). One by one: where flows leave
+    /// by many ports, guessing whether the next leaves by the same one is wrong too often.
     #[inline]
-    pub(crate) fn forward(&mut self, port: PortId, frames: &mut [Frame], first: PacketNumber) {
-        if frames.is_empty() {
-            return;
-        }
+    pub(crate) fn forward(&mut self, port: PortId, frame: Frame, number: PacketNumber) {
         let queue = self.queues.get_mut(port.index()).and_then(Option::as_mut);
         let queue = queue.expect("ports go between batches, and prepared ways with them");
-        let queued = queue.frames.len();
-        if queued == 0 {
+        let at = queue.frames.len();
+        if at == 0 {
             self.waiting.push(port);
         }
         if self.observed {
-            queue.notes.extend((0..frames.len()).map(|at| Note {
-                at: queued + at,
-                cause: Some(PacketNumber(first.0 + at as u64)),
-                kind: Kind::Forwarded,
-            }));
+            let (cause, kind) = (Some(number), Kind::Forwarded);
+            queue.notes.push(Note { at, cause, kind });
         }
-        queue.bytes += frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
-        queue.frames.extend(frames.iter_mut().map(Frame::take));
+        queue.bytes += frame.len() as u64;
+        queue.frames.push(frame);
     }
 
     /// Queues `frame`, or gives it back when there is no such port.

@@ -257,8 +257,11 @@ impl<const K: usize, const W: usize> Record<'_, K, W> {
     #[inline]
     pub(crate) fn peek<const N: usize>(self, at: [usize; N]) -> Option<(State, [u64; N])> {
         let before = self.state();
-        // Relaxed: as in `read`.
-        let words = at.map(|at| self.word(at));
+        // Relaxed: as in `read`. A loop, since a closure over an array is called where much is inlined around it.
+        let mut words = [0; N];
+        for (word, at) in words.iter_mut().zip(at) {
+            *word = self.word(at);
+        }
         // Pairs with the Release fence of `Both::open`, as in `read`.
         fence(Acquire);
         let same = State(self.words[K].load(Relaxed)).guard() == before.guard();

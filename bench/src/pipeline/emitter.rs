@@ -5,6 +5,7 @@
 
 use super::case::{Case, FIRST_REMOTE, GATEWAY_MAC, node_address, node_mac, pod_mac, vtep_mac};
 use super::packet::{Content, Step, Transport, Tunnel, VXLAN_LEN, frame, vxlan};
+use super::side::{End, Side, end};
 
 /// One packet to be sent: whose it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(crate) struct Emitter {
     case: Case,
     transport: Transport,
     reply: bool,
+    client: Side,
+    peer: Side,
     head: [u8; HEAD_MAX],
     head_len: usize,
     frame_len: usize,
@@ -65,6 +68,14 @@ impl Emitter {
             case,
             transport,
             reply,
+            client: Side::of(|turn| case.source(turn.flow, turn.client)),
+            peer: Side::of(|turn| {
+                if reply {
+                    case.server(turn.flow, turn.server)
+                } else {
+                    case.destination(turn.flow)
+                }
+            }),
             head,
             head_len,
             frame_len: whole.len(),
@@ -85,21 +96,18 @@ impl Emitter {
     pub(crate) fn write(&self, turn: Turn, bytes: &mut [u8]) {
         self.copy_head(bytes);
         let bytes = &mut bytes[..self.head_len];
-        let (client, peer) = (
-            self.case.source(turn.flow, turn.client),
-            if self.reply {
-                self.case.server(turn.flow, turn.server)
-            } else {
-                self.case.destination(turn.flow)
-            },
-        );
+        let (client, peer) = if self.case == Case::NewFlows {
+            self.ends_of_new_flow(turn)
+        } else {
+            (self.client.end(turn), self.peer.end(turn))
+        };
         let (src, dst) = if self.reply {
             (peer, client)
         } else {
             (client, peer)
         };
-        let addresses = (u64::from(src.ip().to_bits()) << 32) | u64::from(dst.ip().to_bits());
-        let ports = (u32::from(src.port()) << 16) | u32::from(dst.port());
+        let addresses = (u64::from(src.0) << 32) | u64::from(dst.0);
+        let ports = (u32::from(src.1) << 16) | u32::from(dst.1);
         let ip = self.link + 14;
         let address_sum = halves((addresses >> 32) as u32) + halves(addresses as u32);
         put(bytes, ip + 12, &addresses.to_be_bytes());
@@ -112,8 +120,19 @@ impl Emitter {
         if self.reply {
             self.write_reply_links(turn, bytes);
         } else {
-            put(bytes, 6, &pod_mac(*client.ip()).0);
+            // The rest of the MAC address is every pod's.
+            put(bytes, 8, &client.0.to_be_bytes());
         }
+    }
+
+    /// Neighbours go to different Services, which is no matter of steps.
+    fn ends_of_new_flow(&self, turn: Turn) -> (End, End) {
+        let peer = if self.reply {
+            self.case.server(turn.flow, turn.server)
+        } else {
+            self.case.destination(turn.flow)
+        };
+        (end(self.case.source(turn.flow, turn.client)), end(peer))
     }
 
     /// Copies the template, and zeros behind it where a fixed length is quicker.

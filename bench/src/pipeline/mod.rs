@@ -7,6 +7,7 @@ mod expect;
 mod packet;
 mod port;
 mod rig;
+mod side;
 
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};

@@ -1,9 +1,9 @@
 //! Wire port: a ring in memory whose frames are written as they are received, and read as they are sent.
 //!
-//! All ports of a worker share a pool of frames that goes round in order, as the chunks of an AF_XDP region do.
+//! All ports of a worker share a pool of frames that goes round, as the chunks of an AF_XDP region do: none is given again before
+//! all others have been.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::rc::Rc;
 
 use fastpath::io::memory::{HEADROOM, METADATA_LEN};
@@ -14,7 +14,10 @@ use super::emitter::{Emitter, Turn};
 /// The frames that no port's caller has.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    free: VecDeque<Frame>,
+    /// To be given next, the last first.
+    free: Vec<Frame>,
+    /// Come back since those were.
+    back: Vec<Frame>,
     /// Bytes of a frame that starts behind the whole headroom.
     plain_len: usize,
 }
@@ -23,12 +26,13 @@ impl Pool {
     /// `count` frames of zeros.
     pub(crate) fn new(memory: &mut Memory, count: usize, plain_len: usize) -> Rc<RefCell<Self>> {
         let mut pool = Self {
-            free: VecDeque::with_capacity(count),
+            free: Vec::with_capacity(count),
+            back: Vec::with_capacity(count),
             plain_len,
         };
         for _ in 0..count {
             let frame = pool.allocate(memory).expect("memory for the pool");
-            pool.free.push_back(frame);
+            pool.free.push(frame);
         }
         Rc::new(RefCell::new(pool))
     }
@@ -40,11 +44,15 @@ impl Pool {
     /// Moves `count` frames, of the length that they were given back with, to the end of `into`.
     #[inline]
     fn take(&mut self, memory: &mut Memory, count: usize, into: &mut Vec<Frame>) {
+        if self.free.len() < count {
+            std::mem::swap(&mut self.free, &mut self.back);
+            self.free.append(&mut self.back);
+        }
         while self.free.len() < count {
             let frame = self.allocate(memory).expect("a frame for each packet");
-            self.free.push_back(frame);
+            self.free.push(frame);
         }
-        into.extend(self.free.drain(..count));
+        into.extend(self.free.drain(self.free.len() - count..));
     }
 
     /// Takes frames back, but for those that the pipeline made.
@@ -53,12 +61,12 @@ impl Pool {
         let ends_at = HEADROOM - METADATA_LEN + self.plain_len;
         let is_ours = |frame: &Frame| !frame.is_chain() && frame.headroom() + frame.len() == ends_at;
         if frames.iter().all(is_ours) {
-            self.free.extend(frames.drain(..));
+            self.back.append(frames);
             return;
         }
         for frame in frames.drain(..) {
             if is_ours(&frame) {
-                self.free.push_back(frame);
+                self.back.push(frame);
             } else {
                 memory.release(frame);
             }

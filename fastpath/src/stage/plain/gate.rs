@@ -125,12 +125,12 @@ impl Gates {
             kind => head.read(L3, gate.zone, kind != Kind::Uplink)?,
         };
         if plain.partial && frame.checksum == Checksum::Full {
-            let offset = match plain.mark.proto {
+            let offset = match plain.mark.proto() {
                 IpProtocol::TCP => wire::tcp::CHECKSUM_OFFSET,
                 _ => wire::udp::CHECKSUM_OFFSET,
             };
             frame.checksum = Checksum::Partial {
-                start: plain.mark.l3 + 20,
+                start: plain.mark.l3() + 20,
                 offset: offset as u16,
             };
         }

@@ -30,21 +30,39 @@ pub(crate) struct Plain {
     pub(super) partial: bool,
 }
 
-/// Where a plain packet is in its frame, and what it is. All zeros for a packet that is not plain.
+/// Where a plain packet is in its frame, and what it is, in one word: offset of the IP header (16 bits), bytes of the IP packet (16),
+/// protocol (8). Zero for a packet that is not plain.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Mark {
-    /// Offset of the IP header.
-    pub(super) l3: u16,
-    /// Bytes of the IP packet.
-    pub(super) total_len: u16,
-    pub(super) proto: IpProtocol,
-}
+pub(crate) struct Mark(u64);
 
 impl Mark {
+    #[inline]
+    fn new(l3: usize, total_len: u16, proto: IpProtocol) -> Self {
+        Self(l3 as u64 & 0xffff | u64::from(total_len) << 16 | u64::from(proto.0) << 32)
+    }
+
     /// The packet is plain.
     #[inline]
     pub(crate) const fn is_plain(self) -> bool {
-        self.l3 != 0
+        self.0 != 0
+    }
+
+    /// Offset of the IP header.
+    #[inline]
+    pub(super) const fn l3(self) -> u16 {
+        self.0 as u16
+    }
+
+    /// Bytes of the IP packet.
+    #[inline]
+    pub(super) const fn total_len(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    /// Protocol.
+    #[inline]
+    pub(super) const fn proto(self) -> IpProtocol {
+        IpProtocol((self.0 >> 32) as u8)
     }
 }
 
@@ -155,11 +173,7 @@ impl<'f> Head<'f> {
         let ports = plain_ports_word(self.ports(), proto);
         Some(Plain {
             key: [addresses, ports | zone],
-            mark: Mark {
-                l3: l3 as u16,
-                total_len,
-                proto,
-            },
+            mark: Mark::new(l3, total_len, proto),
             partial,
         })
     }

@@ -28,29 +28,23 @@ impl<O: Observer> Pass<'_, O> {
         let (frames, keys) = (&mut batch.frames[from..], &batch.v4);
         let marks = &batch.marks[from..][..frames.len()];
         let first = self.first_number + from as u64;
-        let number = |at: usize| PacketNumber(first + at as u64);
-        // Those before `queued` are in the outbox, those from there on leave by `port`.
-        let (mut at, mut queued, mut port) = (0, 0, PortId(0));
+        let mut at = 0;
         while at < frames.len() {
-            let mark = marks[at];
+            let (mark, number) = (marks[at], PacketNumber(first + at as u64));
             if !mark.is_plain() {
                 break;
             }
-            let Some((flow, to)) = self.replay_plain(&mut frames[at], mark, &keys.lookup(key + at)) else {
+            let Some((flow, port)) = self.replay_plain(&mut frames[at], mark, &keys.lookup(key + at)) else {
                 break;
             };
             if O::ACTIVE {
                 let rule = PortsWord(self.v4.record(flow).word(V4::PORTS)).rule();
                 let fate = self.fate_of_flow::<V4, 2, 8>(flow, false, rule);
-                self.decided(number(at), fate, Verdict::Tx(to));
+                self.decided(number, fate, Verdict::Tx(port));
             }
-            if to != port {
-                self.outbox.forward(port, &mut frames[queued..at], number(queued));
-                (queued, port) = (at, to);
-            }
+            self.outbox.forward(port, frames[at].take(), number);
             at += 1;
         }
-        self.outbox.forward(port, &mut frames[queued..at], number(queued));
         at
     }
 
@@ -71,23 +65,23 @@ impl<O: Observer> Pass<'_, O> {
             return None;
         }
         let way = self.ways.way(bits.adjacency()?, self.snapshot, self.outbox);
-        let (l3, total_len) = (usize::from(mark.l3), usize::from(mark.total_len));
-        if mark.total_len > way.mtu {
+        let (l3, total_len) = (usize::from(mark.l3()), usize::from(mark.total_len()));
+        if mark.total_len() > way.mtu {
             return None;
         }
         // Completed before it is rewritten is as good as after.
         if frame.checksum != Checksum::Full
             && way.completes
-            && !complete_tcp_udp(self.memory, frame, mark.proto, l3 + total_len)
+            && !complete_tcp_udp(self.memory, frame, mark.proto(), l3 + total_len)
         {
             return None;
         }
         let partial = frame.checksum != Checksum::Full;
         let (before, packet) = self.memory.around_mut::<BLOCK_LEN, 40>(frame, l3)?;
 
-        let mut counted = BytesWord(bytes).plus(mark.total_len.into());
-        if mark.proto == IpProtocol::TCP {
-            let after = sequence_after(packet, mark.total_len);
+        let mut counted = BytesWord(bytes).plus(mark.total_len().into());
+        if mark.proto() == IpProtocol::TCP {
+            let after = sequence_after(packet, mark.total_len());
             if seen.packets() == 0 || counted.ahead(after) > 0 {
                 counted = counted.with_sequence(after);
             }
@@ -97,11 +91,18 @@ impl<O: Observer> Pass<'_, O> {
         record.store(V4::BYTES, counted.0);
 
         let l4_checksum = if bits.has(Bits::REWRITE) {
-            rewrite::replay_v4(packet, *lookup.key, mark.proto, partial, addresses, ports.wire())
+            rewrite::replay_v4(
+                packet,
+                *lookup.key,
+                mark.proto(),
+                partial,
+                addresses,
+                ports.wire(),
+            )
         } else {
-            rewrite::replay_ttl(packet, mark.proto)
+            rewrite::replay_ttl(packet, mark.proto())
         };
-        way.write(before, packet, mark.total_len, lookup.hash.value(), l4_checksum);
+        way.write(before, packet, mark.total_len(), lookup.hash.value(), l4_checksum);
         let (port, header_len) = (way.port, usize::from(way.header_len));
         let framed = frame.reframe(l3, header_len, total_len);
         debug_assert!(framed, "a plain packet is within its frame");
@@ -115,7 +116,7 @@ impl<O: Observer> Pass<'_, O> {
     /// The flow is established, forwarded and alive, and the packet, which has no SYN, FIN or RST, leaves its state as it is.
     #[inline]
     fn is_steady(&self, flow: FlowRef, state: State, seen: SeenWord, mark: Mark) -> bool {
-        let lasting = match mark.proto {
+        let lasting = match mark.proto() {
             IpProtocol::TCP => ConnState::TcpEstablished,
             _ => ConnState::UdpStream,
         };
