@@ -57,6 +57,13 @@ pub(super) fn of(state: &ValidState) -> Underlay {
             underlay.routes.push(route(uplink, IpNet::from(*address), None));
         }
     }
+    // As a routing daemon would say it: a pod is no node, so its packets go to the gateway.
+    for block in &state.blocks {
+        let gateway = GATEWAYS
+            .into_iter()
+            .find(|gateway| gateway.is_ipv4() == block.prefix.addr().is_ipv4());
+        underlay.routes.push(route(uplink, block.prefix, gateway));
+    }
     underlay
 }
 

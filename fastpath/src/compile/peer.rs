@@ -30,6 +30,12 @@ impl Work {
             return Ok(());
         }
         let source = Arc::new(source);
+        if let (Some(id), Some(before)) = (known, &before)
+            && before.addresses != source.addresses
+        {
+            // Plain blocks are reached by the first of them that is on a link of ours.
+            self.bumps.add(Shard::peer(id));
+        }
         let id = if let Some(id) = known {
             self.peer_mut(id).source = source.clone();
             id

@@ -14,7 +14,7 @@ use wire::addr::Mac;
 use super::claim::host;
 use super::{CompileError, Work, template};
 use crate::port::PortId;
-use crate::snapshot::table::{HopKey, Hops, Leg, OnLink, UnderlayHops};
+use crate::snapshot::table::{Claims, HopKey, Hops, Leg, OnLink, UnderlayHops};
 use crate::snapshot::{Adjacency, AdjacencyId, PeerId, Shard};
 use crate::table::hash;
 use crate::table::lpm::Prefixes;
@@ -199,6 +199,7 @@ impl Work {
                 legs: legs.collect(),
                 parts: parts(&hops).into(),
                 shard: Shard::underlay(prefix),
+                is_default: prefix.prefix_len() == 0,
             };
             routes.insert(prefix, hops);
         }
@@ -249,15 +250,21 @@ impl Work {
     fn bump_plain(&mut self, prefix: IpNet) {
         let claims = &self.snapshot.claims;
         let bumps = &mut self.bumps;
-        let mut bump = |claim: crate::snapshot::table::Claim| {
-            if let Some(peer) = claim.plain_peer() {
+        // A node may share an address with another that has it; its plain blocks are reached there all the same.
+        let mut bump = |claims: &Claims| {
+            let rest = claims.rest.iter().flat_map(|rest| rest.iter());
+            for peer in [&claims.winner]
+                .into_iter()
+                .chain(rest)
+                .filter_map(|claim| claim.plain_peer())
+            {
                 bumps.add(Shard::peer(peer));
             }
         };
-        claims.within(prefix, |_, claims| bump(claims.winner));
+        claims.within(prefix, |_, claims| bump(claims));
         let mut around = claims.covering(prefix);
         while let Some((wider, claims_of)) = around {
-            bump(claims_of.winner);
+            bump(claims_of);
             around = wider.supernet().and_then(|wider| claims.covering(wider));
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use contract::valid::{AddressPort, Limits, Timeouts};
+use contract::valid::{AddressPort, Encap, Limits, Timeouts};
 
 use super::table::{Claim, OnLink, UnderlayHops, tunnel_place};
 use super::{
@@ -160,21 +160,40 @@ impl Snapshot {
 
     /// How to reach an address by the underlay. Equal-cost ways are chosen by `hash`; when one goes, only its flows move.
     /// `None`: no route.
+    ///
+    /// A pod without a tunnel whose block has no route of its own (none, or the default one, whose router knows no pods) is
+    /// reached by its node where that is on a link of ours.
     pub fn underlay_adjacency(&self, destination: IpAddr, hash: u32) -> Option<AdjacencyId> {
-        self.hops
-            .adjacency(self.hops.routes.lookup(destination)?, destination, hash)
+        let hops = self.hops.routes.lookup(destination);
+        if hops.is_none_or(|hops| hops.is_default)
+            && let Some(peer) = self.plain_block_of(destination)
+            && let Some(node) = self.on_link_peer(peer, destination.is_ipv4(), hash)
+        {
+            return Some(node);
+        }
+        self.hops.adjacency(hops?, destination, hash)
+    }
+
+    /// The other node in whose block without a tunnel an address lies.
+    fn plain_block_of(&self, address: IpAddr) -> Option<PeerId> {
+        match self.claims.lookup(address)?.winner {
+            Claim::PeerBlock(peer, Encap::None) => Some(peer),
+            _ => None,
+        }
     }
 
     /// How to reach a node's own address of a family where that node is on a link of ours, no router between.
     pub fn on_link_peer(&self, peer: PeerId, is_v4: bool, hash: u32) -> Option<AdjacencyId> {
         let peer = self.peers.get(u32::from(peer.0))?;
-        let mut addresses = peer.source.addresses.iter().copied();
-        let address = addresses.find(|address| address.is_ipv4() == is_v4)?;
-        let hops = self.hops.routes.lookup(address)?;
-        let on_link = !hops.legs.is_empty() && hops.legs.iter().all(|leg| leg.on_link);
-        on_link
-            .then(|| self.hops.adjacency(hops, address, hash))
-            .flatten()
+        let addresses = peer.source.addresses.iter().copied();
+        let mut addresses = addresses.filter(|address| address.is_ipv4() == is_v4);
+        addresses.find_map(|address| {
+            let hops = self.hops.routes.lookup(address)?;
+            let on_link = !hops.legs.is_empty() && hops.legs.iter().all(|leg| leg.on_link);
+            on_link
+                .then(|| self.hops.adjacency(hops, address, hash))
+                .flatten()
+        })
     }
 
     /// The largest IP packet that may go to `destination` by `route`, bytes. `None`: there is no way.

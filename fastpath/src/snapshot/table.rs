@@ -270,6 +270,8 @@ pub(crate) struct UnderlayHops {
     /// For each part of the hash the leg that takes it; empty for fewer than two legs.
     pub(crate) parts: Arc<[u8]>,
     pub(crate) shard: Shard,
+    /// The default route: it says nothing of the destination.
+    pub(crate) is_default: bool,
 }
 
 /// One way on.

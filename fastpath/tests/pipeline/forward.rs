@@ -1,7 +1,9 @@
 //! Pod to pod, pod to node, pod to elsewhere: routing, antispoofing, TTL.
 
-use crate::cluster::{BOTH, HOST_MAC, UPLINK_MAC, node_mac, pod_mac};
-use crate::lab::{Lab, inner_of_vxlan};
+use fastpath::underlay::{Neighbour, Underlay, UnderlayRoute};
+
+use crate::cluster::{BOTH, Fam, HOST_MAC, ROUTER_MAC, UPLINK_MAC, node_mac, pod_mac};
+use crate::lab::{Lab, Options, inner_of_vxlan};
 use crate::packet::{Pkt, syn, syn_ack, tcp, udp};
 
 #[test]
@@ -90,6 +92,130 @@ fn a_plain_block_is_reached_plainly() {
         );
         lab.send("uplink", &udp(&b, &a))
             .tx("client", &udp(&b, &a).routed());
+    }
+}
+
+/// Forgets the routes to the plain block of node 3.
+fn without_route(underlay: &mut Underlay) {
+    underlay.routes.retain(|route| !is_block_route(route));
+}
+
+fn is_block_route(route: &UnderlayRoute) -> bool {
+    let prefix = route.prefix.to_string();
+    prefix == "10.244.3.0/24" || prefix == "fd00:3::/64"
+}
+
+fn is_default(route: &UnderlayRoute) -> bool {
+    route.prefix.prefix_len() == 0
+}
+
+fn is_own_link(route: &UnderlayRoute) -> bool {
+    !is_default(route) && route.next_hops.iter().all(|hop| hop.gateway.is_none())
+}
+
+#[test]
+fn a_plain_block_without_a_route_is_reached_by_its_node_on_the_link() {
+    for f in BOTH {
+        // No route at all, or the default one.
+        for has_default in [false, true] {
+            let mut lab = Lab::build(&Options::default(), |_| {}, without_route);
+            if !has_default {
+                lab.change_underlay(|underlay| underlay.routes.retain(|route| !is_default(route)));
+            }
+            let (a, b) = (f.at(&f.pod(1, 6), 4000), f.at(&f.pod(3, 9), 80));
+            let line = lab.send("client", &udp(&a, &b));
+            line.tx("uplink", &udp(&a, &b).routed());
+            assert_eq!(line.out[0].1[..6], node_mac(3).0);
+            lab.send("uplink", &udp(&b, &a))
+                .tx("client", &udp(&b, &a).routed());
+            // What begins at the other end is answered there too.
+            let (a, b) = (f.at(&f.pod(1, 6), 80), f.at(&f.pod(3, 9), 4000));
+            lab.send("uplink", &udp(&b, &a))
+                .tx("client", &udp(&b, &a).routed());
+            let line = lab.send("client", &udp(&a, &b));
+            line.tx("uplink", &udp(&a, &b).routed());
+            assert_eq!(line.out[0].1[..6], node_mac(3).0);
+            lab.assert_counters(&[("rx", 4), ("tx", 4), ("flows-created", 2)]);
+        }
+    }
+}
+
+#[test]
+fn a_route_to_a_plain_block_wins_over_its_node_and_moves_what_is_established() {
+    for f in BOTH {
+        let mut lab = Lab::build(&Options::default(), |_| {}, without_route);
+        let (a, b) = (f.at(&f.pod(1, 6), 4000), f.at(&f.pod(3, 9), 80));
+        let leaves_to = |lab: &mut Lab, mac: [u8; 6]| {
+            let line = lab.send("client", &udp(&a, &b));
+            line.tx("uplink", &udp(&a, &b).routed());
+            assert_eq!(line.out[0].1[..6], mac);
+        };
+        leaves_to(&mut lab, node_mac(3).0);
+        // A routing daemon learns the block by another node.
+        lab.change_underlay(|underlay| {
+            for f in BOTH {
+                let mut route = underlay
+                    .routes
+                    .iter()
+                    .find(|route| is_default(route))
+                    .cloned()
+                    .unwrap();
+                route.prefix = if f == Fam::V4 {
+                    "10.244.0.0/16"
+                } else {
+                    "fd00:3::/64"
+                }
+                .parse()
+                .unwrap();
+                route.next_hops[0].gateway = f.node(2).parse().ok();
+                underlay.routes.push(route);
+            }
+        });
+        leaves_to(&mut lab, node_mac(2).0);
+        lab.change_underlay(|underlay| {
+            underlay.routes.retain(|route| {
+                !matches!(route.prefix.to_string().as_str(), "10.244.0.0/16" | "fd00:3::/64")
+            });
+        });
+        leaves_to(&mut lab, node_mac(3).0);
+        // Its node moves behind the router: the default route is all there is.
+        lab.change_underlay(|underlay| underlay.routes.retain(|route| !is_own_link(route)));
+        leaves_to(&mut lab, ROUTER_MAC.0);
+        lab.assert_counters(&[("rx", 4), ("tx", 4), ("flows-created", 1), ("redecisions", 3)]);
+    }
+}
+
+#[test]
+fn a_packet_to_a_plain_block_waits_for_its_nodes_mac() {
+    for f in BOTH {
+        let forget = |underlay: &mut Underlay| {
+            let three = f.node(3).parse::<std::net::IpAddr>().unwrap();
+            underlay.neighbours.retain(|neighbour| neighbour.address != three);
+        };
+        let mut lab = Lab::build(
+            &Options::default(),
+            |_| {},
+            |underlay| {
+                without_route(underlay);
+                forget(underlay);
+            },
+        );
+        let (a, b) = (f.at(&f.pod(1, 6), 4000), f.at(&f.pod(3, 9), 80));
+        let frame = lab.frame("client", &udp(&a, &b).l3());
+        let number = lab.feed("client", &frame);
+        lab.poll();
+        assert!(lab.is_held(number));
+        lab.change_underlay(|underlay| {
+            underlay.neighbours.push(Neighbour {
+                port: "uplink".into(),
+                address: f.node(3).parse().unwrap(),
+                mac: node_mac(3),
+            });
+        });
+        let line = lab.line(number);
+        line.tx("uplink", &udp(&a, &b).routed());
+        assert_eq!(line.out[0].1[..6], node_mac(3).0);
+        lab.assert_counters(&[("rx", 1), ("tx", 1), ("flows-created", 1)]);
     }
 }
 
