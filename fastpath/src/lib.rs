@@ -19,6 +19,7 @@ pub mod io;
 pub mod netlink;
 pub mod observe;
 mod outbox;
+mod owners;
 pub mod port;
 pub mod recent;
 pub mod rng;

@@ -21,8 +21,9 @@ use std::sync::Arc;
 use contract::valid::{Change, Invalid, Subject, ValidDelta, ValidState};
 use wire::addr::Vni;
 
+use crate::port::PortId;
 use crate::snapshot::table::{Hops, Totals};
-use crate::snapshot::{Bumps, Snapshot, ThisNode};
+use crate::snapshot::{Bumps, RuleId, Snapshot, ThisNode};
 use crate::table::lpm::Prefixes;
 use crate::table::slots::Slots;
 use crate::table::trie::Trie;
@@ -38,6 +39,17 @@ pub struct Compiled {
     pub snapshot: Snapshot,
     /// Shards whose flows must be decided again.
     pub bumps: Bumps,
+    /// Numbers that something else may have had before.
+    pub reused: Reused,
+}
+
+/// Numbers of new things that were used before: what is counted by them is not theirs so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reused {
+    /// Of ports.
+    pub ports: Vec<PortId>,
+    /// Of rules.
+    pub rules: Vec<RuleId>,
 }
 
 /// Why a change was refused. The previous snapshot stays good.
@@ -78,6 +90,7 @@ pub fn compile_numbered(
     Ok(Compiled {
         snapshot: work.snapshot,
         bumps: Bumps::all(),
+        reused: Reused::default(),
     })
 }
 
@@ -117,14 +130,19 @@ struct Work {
     bumps: Bumps,
     /// Numbers that were kept.
     numbers: Numbers,
+    /// One past the highest number of a port and of a rule that was used before this change.
+    used: (u32, u32),
+    reused: Reused,
 }
 
 impl Work {
     fn on(snapshot: Snapshot) -> Self {
         Self {
+            used: (snapshot.ports.end(), snapshot.rules.end()),
             snapshot,
             bumps: Bumps::none(),
             numbers: Numbers::default(),
+            reused: Reused::default(),
         }
     }
 
@@ -132,6 +150,7 @@ impl Work {
         Compiled {
             snapshot: self.snapshot,
             bumps: self.bumps,
+            reused: self.reused,
         }
     }
 

@@ -183,6 +183,9 @@ impl Work {
                         .invalid("rules", format!("at most {RULE_IDS_MAX} at once"), id)
                         .into());
                 }
+                if id < self.used.1 {
+                    self.reused.rules.push(RuleId(id));
+                }
                 RuleId(id)
             };
             ids.push((*direction, *rule, id));

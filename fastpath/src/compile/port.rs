@@ -95,6 +95,9 @@ impl Work {
             self.bumps.add(port.policy_shard);
             self.bumps.add(Shard::local(id));
             self.snapshot.ports.insert_at(u32::from(id.0), port);
+            if u32::from(id.0) < self.used.0 {
+                self.reused.ports.push(id);
+            }
         }
         if source.kind == PortKind::Pod {
             self.claim_addresses(&subject, id, &source, record.as_ref())?;

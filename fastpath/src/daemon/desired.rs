@@ -12,6 +12,8 @@ use super::facts::Facts;
 use super::numbers::NumberFile;
 use super::workers::WorkerThread;
 use crate::compile::{self, CompileError, Compiled, Numbers};
+use crate::io::clock;
+use crate::owners::Owners;
 use crate::shared::Shared;
 use crate::snapshot::{Bumps, Snapshot};
 use crate::underlay::Underlay;
@@ -28,6 +30,8 @@ pub(super) struct Desired {
     node_name: String,
     numbers: NumberFile,
     publications: VecDeque<Publication>,
+    /// Of the numbers that counters have.
+    pub(super) owners: Owners,
 }
 
 /// A snapshot that some worker may not use yet.
@@ -63,6 +67,7 @@ impl Desired {
             node_name,
             numbers,
             publications: VecDeque::new(),
+            owners: Owners::default(),
         }
     }
 
@@ -180,6 +185,9 @@ impl Desired {
 
     fn publish(&mut self, compiled: Compiled, acknowledge: Option<Acknowledge>, workers: &[WorkerThread]) {
         self.current = Arc::new(compiled.snapshot);
+        let counters = workers.iter().map(|worker| &**worker.handle.counters());
+        self.owners
+            .begin(&compiled.reused, clock::monotonic_ns(), counters);
         let number = self.shared.publish(Arc::clone(&self.current));
         for worker in workers {
             worker.handle.wake();

@@ -14,7 +14,7 @@ use contract::proto;
 use contract::valid::{ValidDelta, ValidState};
 use fixture::{address, cluster, net, underlay};
 
-use super::{Compiled, apply, apply_underlay, compile};
+use super::{Compiled, Reused, apply, apply_underlay, compile};
 use crate::snapshot::{AdjacencyEncap, Direction, PolicyQuery, RouteTarget, Snapshot, VipLookup};
 use crate::underlay::Underlay;
 
@@ -213,4 +213,38 @@ fn an_underlay_before_the_first_state_is_as_good_as_with_it() {
         snapshot.forwarding_mtu(&route, address("10.244.2.7"), 0),
         compiled(&cluster(), &underlay()).forwarding_mtu(&route, address("10.244.2.7"), 0)
     );
+}
+
+#[test]
+fn numbers_that_are_used_again_are_told_and_fresh_ones_are_not() {
+    use proto::change::Change;
+    let snapshot = compiled(&cluster(), &underlay());
+    let web = snapshot.port_by_name("pod:default/web").unwrap().id;
+    let rules: Vec<_> = snapshot.rules().map(|(id, _)| id).collect();
+    let policy = cluster().policies.remove(0);
+    // Two removals free the numbers; what comes in the same change does not get them.
+    let fresh = changed(
+        &snapshot,
+        vec![
+            Change::PortRemoved("pod:default/web".into()),
+            Change::PolicyRemoved(policy.id.clone()),
+            Change::Port(fixture::pod("more", 9, &[])),
+        ],
+    );
+    assert_eq!(fresh.reused, Reused::default());
+    let again = changed(
+        &fresh.snapshot,
+        vec![
+            Change::Policy(policy),
+            Change::Port(fixture::pod("next", 10, &[])),
+        ],
+    );
+    assert_eq!(again.snapshot.port_by_name("pod:default/next").unwrap().id, web);
+    assert_eq!(again.reused.ports, [web]);
+    let mut reused = again.reused.rules;
+    reused.sort_unstable_by_key(|rule| rule.0);
+    assert_eq!(reused, rules);
+    // A port that only changes keeps its number, and what was counted.
+    let same = changed(&again.snapshot, vec![Change::Port(fixture::pod("next", 11, &[]))]);
+    assert_eq!(same.reused, Reused::default());
 }
