@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use flowtable::Table;
 
+use super::status_socket::Work;
 use super::{Daemon, SOFTWARE};
 use crate::counters::{Conservation, Counters};
 use crate::flow::key::{V4, V6};
 use crate::flow::listing::{self, Listed};
 use crate::io::clock;
+use crate::shared::Shared;
 use crate::snapshot::{Direction, RuleId, Snapshot};
 use crate::status::{
     Answer, ConservationRow, DropRow, Drops, FlowRow, FlowTableRow, Flows, PortRow, Question, ReasonRow,
@@ -20,15 +22,19 @@ use crate::verdict::{DropReason, PuntReason};
 const BEAT_LATE_MS: u64 = 1000;
 
 impl Daemon {
-    /// The answer to `question`.
-    pub(super) fn answer(&self, question: &Question) -> Answer {
-        match question {
+    /// What makes the answer to `question`: what grows with connections and Services is left to who calls it.
+    pub(super) fn answer(&self, question: Question) -> Work {
+        let answer = match question {
             Question::Status => Answer::Status(Box::new(self.status())),
-            Question::Flows { limit, contains } => Answer::Flows(self.flows(*limit, contains.as_deref())),
-            Question::Services => Answer::Services(services(self.desired.current())),
+            Question::Flows { limit, contains } => return self.flows(limit, contains),
+            Question::Services => {
+                let snapshot = Arc::clone(self.desired.current());
+                return Box::new(move || Answer::Services(services(&snapshot)));
+            }
             Question::Policy => Answer::Policy(self.policy()),
             Question::Drops => Answer::Drops(self.drops()),
-        }
+        };
+        Box::new(|| answer)
     }
 
     fn status(&self) -> Status {
@@ -116,14 +122,9 @@ impl Daemon {
             .rows(snapshot)
             .into_iter()
             .map(|(id, mut row)| {
-                for worker in &self.workers {
-                    if let Some(port) = worker.handle.counters().port(id) {
-                        row.rx_frames += port.rx_frames.get();
-                        row.rx_bytes += port.rx_bytes.get();
-                        row.tx_frames += port.tx_frames.get();
-                        row.tx_bytes += port.tx_bytes.get();
-                    }
-                }
+                let sums = self.desired.owners.port(id, self.counters());
+                (row.rx_frames, row.rx_bytes) = (sums.rx_frames, sums.rx_bytes);
+                (row.tx_frames, row.tx_bytes) = (sums.tx_frames, sums.tx_bytes);
                 row
             })
             .collect();
@@ -197,24 +198,15 @@ impl Daemon {
         }
     }
 
-    fn flows(&self, limit: usize, contains: Option<&str>) -> Flows {
-        let snapshot = self.desired.current();
-        let now_ms = (clock::monotonic_ns() / 1_000_000) as u32;
-        let mut flows = Vec::new();
-        let mut take = |listed: &Listed| {
-            let row = flow_row(listed, now_ms, snapshot);
-            if contains.is_none_or(|text| row_text(&row).contains(text)) {
-                flows.push(row);
-            }
-            flows.len() < limit
-        };
-        listing::walk::<V4, 2, 8>(&self.tables.v4, now_ms, &mut take);
-        listing::walk::<V6, 5, 12>(&self.tables.v6, now_ms, &mut take);
-        flows.truncate(limit);
-        Flows {
-            live: self.shared.flows_live(),
-            flows,
-        }
+    fn flows(&self, limit: usize, contains: Option<String>) -> Work {
+        let snapshot = Arc::clone(self.desired.current());
+        let shared = Arc::clone(&self.shared);
+        Box::new(move || Answer::Flows(flows(&shared, &snapshot, limit, contains.as_deref())))
+    }
+
+    /// Of every worker.
+    fn counters(&self) -> impl Iterator<Item = &Counters> + Clone {
+        self.workers.iter().map(|worker| &**worker.handle.counters())
     }
 
     fn policy(&self) -> Vec<RuleRow> {
@@ -222,22 +214,17 @@ impl Daemon {
         let mut rows: Vec<RuleRow> = snapshot
             .rules()
             .map(|(id, origin)| {
-                let mut row = RuleRow {
+                let sums = self.desired.owners.rule(id, self.counters());
+                RuleRow {
                     policy: format!(
                         "{} {}/{}",
                         origin.policy.kind, origin.policy.namespace, origin.policy.name
                     ),
                     direction: direction_name(origin.direction).to_owned(),
                     rule: origin.rule,
-                    ..RuleRow::default()
-                };
-                for worker in &self.workers {
-                    if let Some(counters) = worker.handle.counters().rule(id) {
-                        row.decisions += counters.decisions.get();
-                        row.packets += counters.packets.get();
-                    }
+                    decisions: sums.decisions,
+                    packets: sums.packets,
                 }
-                row
             })
             .collect();
         // The default deny of a policy stands after its rules.
@@ -254,14 +241,20 @@ impl Daemon {
             .flat_map(|w| w.handle.counters().recent.latest())
             .collect();
         recent.sort_by_key(|drop| std::cmp::Reverse(drop.at_ns));
+        let owners = &self.desired.owners;
+        // What had the number of a port or rule then may be gone, and its number another's.
         let row = |drop: &crate::recent::RecentDrop| DropRow {
             ago_ms: now_ns.saturating_sub(drop.at_ns) / 1_000_000,
             port: snapshot
                 .port(drop.port)
+                .filter(|_| owners.had_port(drop.port, drop.at_ns))
                 .map_or_else(|| format!("port {}", drop.port.0), |p| p.name.to_string()),
             packet: drop.tuple.to_string(),
             reason: drop.reason.name().to_owned(),
-            policy: drop.rule.and_then(|rule| rule_name(snapshot, rule)),
+            policy: drop
+                .rule
+                .filter(|rule| owners.had_rule(*rule, drop.at_ns))
+                .and_then(|rule| rule_name(snapshot, rule)),
         };
         Drops {
             reasons: self.reasons(
@@ -334,6 +327,25 @@ fn problems(status: &Status) -> Vec<String> {
         ));
     }
     problems
+}
+
+fn flows(shared: &Shared, snapshot: &Snapshot, limit: usize, contains: Option<&str>) -> Flows {
+    let now_ms = (clock::monotonic_ns() / 1_000_000) as u32;
+    let mut flows = Vec::new();
+    let mut take = |listed: &Listed| {
+        let row = flow_row(listed, now_ms, snapshot);
+        if contains.is_none_or(|text| row_text(&row).contains(text)) {
+            flows.push(row);
+        }
+        flows.len() < limit
+    };
+    listing::walk::<V4, 2, 8>(shared.v4(), now_ms, &mut take);
+    listing::walk::<V6, 5, 12>(shared.v6(), now_ms, &mut take);
+    flows.truncate(limit);
+    Flows {
+        live: shared.flows_live(),
+        flows,
+    }
 }
 
 fn services(snapshot: &Snapshot) -> Vec<ServiceRow> {

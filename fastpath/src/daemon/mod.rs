@@ -1,7 +1,8 @@
 //! `ringway-fastpath`: the threads around the workers.
 //!
 //! The config thread does everything that is not packets: it mirrors the kernel's links, routes and neighbours, takes
-//! desired state from control, compiles and publishes, opens and closes ports, tells XDP what is ours and answers questions.
+//! desired state from control, compiles and publishes, opens and closes ports, tells XDP what is ours and answers questions
+//! (threads of the status socket talk with who asks).
 //! It sleeps in one poll(2) over all of these.
 
 mod answers;
@@ -12,14 +13,14 @@ mod facts;
 mod numbers;
 mod ports;
 mod privileges;
+mod status_socket;
 mod steering;
 mod tables;
 mod workers;
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -33,12 +34,12 @@ use crate::netlink::mirror::PortInterfaces;
 use crate::netlink::socket::{EventSocket, Events};
 use crate::netlink::{Mirror, NetlinkError, reserved_ports};
 use crate::shared::Shared;
-use crate::status::{Answer, Question};
 use config::{Config, ConfigError};
 use control::ControlSocket;
 use desired::Desired;
 use numbers::NumberFile;
 use ports::Ports;
+use status_socket::StatusSocket;
 use steering::Neighbours;
 use tables::{Tables, TablesError};
 use workers::{WorkerThread, WorkersError};
@@ -102,8 +103,6 @@ const RETRY: Duration = Duration::from_secs(1);
 const SETTLING: Duration = Duration::from_millis(1);
 /// Looks at the workers before the config thread does something else meanwhile.
 const SETTLE_TRIES: u32 = 100;
-/// How long one who asks for status may keep the config thread waiting.
-const ASK_TIMEOUT: Duration = Duration::from_millis(200);
 /// The longest IP packet, RFC 791 section 3.1; no veth takes more either.
 const MTU_MAX: u32 = 65_535;
 /// MTU of the host port when no uplink says another.
@@ -121,7 +120,7 @@ struct Daemon {
     ports: Ports,
     desired: Desired,
     control: ControlSocket,
-    status: UnixListener,
+    status: StatusSocket,
     steered: steering::Steered,
     neighbours: Neighbours,
     retried: Instant,
@@ -208,7 +207,7 @@ impl Daemon {
         shared.generations().bump_all();
         let control = ControlSocket::listen(&config.sockets.fastpath)
             .map_err(|e| socket_error(&config.sockets.fastpath, e))?;
-        let status = control::listen_private(&config.sockets.status)
+        let status = StatusSocket::listen(&config.sockets.status)
             .map_err(|e| socket_error(&config.sockets.status, e))?;
         let workers = workers::start(config, &shared, workers_stop)?;
         let underlay = mirror.underlay();
@@ -254,7 +253,7 @@ impl Daemon {
             self.resolve_wanted();
             self.retry_ports();
             self.settle();
-            self.answer_questions();
+            self.status.answer(|question| self.answer(question));
         }
         Ok(())
     }
@@ -386,39 +385,7 @@ impl Daemon {
             self.manage_neighbours();
         }
     }
-
-    fn answer_questions(&self) {
-        loop {
-            match self.status.accept() {
-                Ok((stream, _)) => {
-                    if let Err(error) = self.answer_one(&stream) {
-                        tracing::debug!(%error, "who asked for status went away");
-                    }
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return,
-            }
-        }
-    }
-
-    fn answer_one(&self, stream: &UnixStream) -> io::Result<()> {
-        stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(ASK_TIMEOUT))?;
-        stream.set_write_timeout(Some(ASK_TIMEOUT))?;
-        let mut line = String::new();
-        BufReader::new(io::Read::take(stream, QUESTION_BYTES_MAX)).read_line(&mut line)?;
-        let answer = match serde_json::from_str::<Question>(&line) {
-            Ok(question) => self.answer(&question),
-            Err(error) => Answer::Error(format!("not a question: {error}")),
-        };
-        let mut text = serde_json::to_string(&answer).map_err(io::Error::other)?;
-        text.push('\n');
-        let mut stream = stream;
-        stream.write_all(text.as_bytes())
-    }
 }
-
-const QUESTION_BYTES_MAX: u64 = 4096;
 
 fn socket_error(path: &std::path::Path, source: io::Error) -> DaemonError {
     DaemonError::Socket {
