@@ -108,8 +108,8 @@ def ipip(replay):
     inner = IP(src=A4, dst=D4, ttl=64, id=7) / UDP(sport=4000, dport=53) / Raw(b"out by IPIP")
     for ecn in range(4):
         packet = tos(inner, DSCP | ecn)
-        # The outer header has the ECN of the inner one (normal mode) and the underlay's own DSCP.
-        outer = IP(src="192.0.2.11", dst="192.0.2.12", proto=4, ttl=64, flags="DF", id=0, tos=ecn)
+        # The outer header has ECN (normal mode) and DSCP of the inner one.
+        outer = IP(src="192.0.2.11", dst="192.0.2.12", proto=4, ttl=64, flags="DF", id=0, tos=DSCP | ecn)
         expected = Ether(src=NODE_A, dst=NODE_B) / outer / routed(packet)
         replay.send(POD, Ether(src=POD_A, dst=GATEWAY) / packet, tx(UPLINK, expected))
     back = IP(src=D4, dst=A4, ttl=64, id=9) / UDP(sport=53, dport=4000) / Raw(b"back by IPIP")
