@@ -46,7 +46,7 @@ impl Owners {
         &mut self,
         reused: &Reused,
         now_ns: u64,
-        workers: impl Iterator<Item = &'a Counters> + Clone,
+        workers: &(impl Iterator<Item = &'a Counters> + Clone),
     ) {
         for port in &reused.ports {
             let sums = port_sums(*port, workers.clone());
@@ -152,7 +152,7 @@ mod tests {
             ports: vec![port],
             rules: vec![RuleId(1)],
         };
-        owners.begin(&reused, 1000, workers.iter());
+        owners.begin(&reused, 1000, &workers.iter());
         assert_eq!(owners.port(port, workers.iter()), PortSums::default());
         assert_eq!(owners.rule(RuleId(1), workers.iter()), RuleSums::default());
         assert_eq!(owners.port(other, workers.iter()).rx_frames, 55);
@@ -170,7 +170,7 @@ mod tests {
         };
         assert_eq!(owners.rule(RuleId(1), workers.iter()), sums);
         // And again.
-        owners.begin(&reused, 2000, workers.iter());
+        owners.begin(&reused, 2000, &workers.iter());
         assert_eq!(owners.port(port, workers.iter()), PortSums::default());
         assert!(!owners.had_port(port, 1999) && owners.had_port(port, 2000) && owners.had_port(other, 0));
         assert!(!owners.had_rule(RuleId(1), 1999) && owners.had_rule(RuleId(1), 2000));

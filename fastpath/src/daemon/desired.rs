@@ -187,7 +187,7 @@ impl Desired {
         self.current = Arc::new(compiled.snapshot);
         let counters = workers.iter().map(|worker| &**worker.handle.counters());
         self.owners
-            .begin(&compiled.reused, clock::monotonic_ns(), counters);
+            .begin(&compiled.reused, clock::monotonic_ns(), &counters);
         let number = self.shared.publish(Arc::clone(&self.current));
         for worker in workers {
             worker.handle.wake();
