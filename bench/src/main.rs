@@ -61,6 +61,9 @@ fn run(command: &Command) -> Result<()> {
     match command {
         Command::Core(args) => {
             args.refuse()?;
+            if let Some(packets) = args.packets {
+                return print_json(&pipeline::send(args, packets)?);
+            }
             let line = pipeline::run(args)?;
             if args.json {
                 return print_json(&line);

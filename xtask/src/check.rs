@@ -1,7 +1,6 @@
-//! `cargo xtask test`: formatting, lints, tests, loom, licences and documentation, one step after another.
+//! `cargo xtask test`: formatting, lints, tests, loom, licences, documentation and instruction counts, one step after another.
 
 use std::env;
-use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, pipe};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
@@ -11,12 +10,12 @@ use anyhow::{Context as _, Result};
 
 use crate::libtest::Reader;
 use crate::tally::Tally;
-use crate::{refused, workspace};
+use crate::{bench, cargo, refused, workspace};
 
 /// What to run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Run only these steps: format, clippy, tests, loom, deny, doc
+    /// Run only these steps: format, clippy, tests, loom, deny, doc, instructions
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -30,6 +29,7 @@ const STEPS: &[(&str, Step)] = &[
     ("loom", loom),
     ("deny", deny),
     ("doc", doc),
+    ("instructions", instructions),
 ];
 
 /// Runs every step, then prints the counts. The very last line is `N passed, N failed, N skipped`.
@@ -174,6 +174,18 @@ fn deny(tally: &mut Tally) -> Result<()> {
     }
 }
 
+/// Instructions per packet, beside the committed figures.
+fn instructions(tally: &mut Tally) -> Result<()> {
+    if let Some(why) = bench::instructions::missing() {
+        tally.skip("instructions", &why);
+    } else if bench::instructions::run(false)? {
+        tally.pass();
+    } else {
+        tally.fail("instructions");
+    }
+    Ok(())
+}
+
 /// Runs a command that is one check.
 fn one(name: &str, mut command: Command, tally: &mut Tally) -> Result<()> {
     let status = command
@@ -210,10 +222,4 @@ fn libtest(name: &str, mut command: Command, tally: &mut Tally) -> Result<()> {
         tally.fail(format!("{name}: cargo test ended with an error"));
     }
     Ok(())
-}
-
-fn cargo(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(arguments).current_dir(workspace());
-    command
 }

@@ -1,5 +1,6 @@
 //! Ringway's one command: `cargo xtask test` and `cargo xtask demo`.
 
+mod bench;
 mod check;
 mod demo;
 mod fuzz;
@@ -10,9 +11,11 @@ mod tally;
 mod traffic;
 mod usage;
 
+use std::env;
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 
 use clap::{CommandFactory as _, Parser};
 
@@ -29,6 +32,8 @@ enum Command {
     /// As root it starts the lab; otherwise it replays the captures of examples/two-nodes. The last line says
     /// `demo: passed` or `demo: failed: WHAT`.
     Demo(demo::Options),
+    /// Ringway beside its peers in one table, or the instructions that a packet takes.
+    Bench(bench::Options),
     /// Run every fuzz target of tests/fuzz, one after another. Needs a nightly toolchain and cargo-fuzz.
     Fuzz(fuzz::Options),
     /// Record the captures of examples/two-nodes anew from the lab, and their verdicts. Needs root and tcpdump.
@@ -49,6 +54,7 @@ const EXAMPLES: &str = "Examples:
   cargo xtask test
   cargo xtask test --only format,clippy
   cargo xtask golden forward-tcp-v4
+  cargo xtask bench --compare --quick --only table
   cargo xtask fuzz 30 --only wire_packet
 
 Exit codes: 0 when all is well, 1 when something failed, 2 for a bad flag or name.";
@@ -63,6 +69,7 @@ fn main() -> ExitCode {
     match command {
         Command::Test(options) => check::run(&options),
         Command::Demo(options) => demo::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Record { debug_build } => record::run(debug_build),
         Command::Golden(options) => golden::run(&options),
@@ -86,4 +93,11 @@ fn refused(why: &impl Display) -> ExitCode {
 fn workspace() -> PathBuf {
     let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     manifest.parent().map_or(manifest.clone(), PathBuf::from)
+}
+
+/// Cargo, at the top of the workspace.
+fn cargo(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> process::Command {
+    let mut command = process::Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(workspace());
+    command
 }

@@ -94,6 +94,7 @@ const NEEDS: &[&str] = &[
     "scapy",
     "tcpdump",
     "tshark",
+    "valgrind",
 ];
 
 /// A name in `RINGWAY_REQUIRE` that is none of [`NEEDS`].

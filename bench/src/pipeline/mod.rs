@@ -66,6 +66,10 @@ pub(crate) struct Args {
     /// How long to measure.
     #[arg(long, default_value_t = 2.0)]
     pub(crate) seconds: f64,
+    /// Send exactly so many packets through the pipeline and measure nothing: for counting instructions from outside. The
+    /// clock is the bench's.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) packets: Option<u64>,
     /// Seed of the order and of the workers' choices.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
@@ -91,6 +95,15 @@ pub(crate) struct Line {
     /// What stands beside the line in text.
     #[serde(skip)]
     pub(crate) notes: Notes,
+}
+
+/// The result of `--packets`.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Sent {
+    case: String,
+    flows: u32,
+    frame: usize,
+    packets: u64,
 }
 
 /// How the figures came about.
@@ -143,6 +156,9 @@ impl Args {
         if self.case == Case::NewFlows && (self.workers > 1 || self.dist == Distribution::Zipf) {
             return Err(Usage("new-flows runs with one worker and uniformly".into()));
         }
+        if self.packets.is_some() && self.workers > 1 {
+            return Err(Usage("--packets is for one worker".into()));
+        }
         Ok(())
     }
 }
@@ -165,6 +181,25 @@ pub(crate) fn run(args: &Args) -> Result<Line> {
             .collect::<Result<_>>()
     })?;
     Ok(line(args, &workers, shared))
+}
+
+/// Runs one case for `packets` packets on one worker, on the calling thread.
+pub(crate) fn send(args: &Args, packets: u64) -> Result<Sent> {
+    let (shared, snapshot) = snapshot(args)?;
+    let (mut rig, _) = prepare(args, &shared, &snapshot, 0)?;
+    let packets = rig.let_in(packets);
+    if args.case == Case::IoFloor {
+        rig.time_floor(packets);
+    } else {
+        rig.time_pipeline(packets);
+    }
+    rig.check()?;
+    Ok(Sent {
+        case: args.case.name(),
+        flows: args.flows,
+        frame: args.frame,
+        packets,
+    })
 }
 
 fn snapshot(args: &Args) -> Result<(Arc<Shared>, Snapshot)> {
@@ -235,11 +270,14 @@ fn prepare(args: &Args, shared: &Arc<Shared>, snapshot: &Snapshot, seat: usize) 
         frame_len: args.frame,
         clients: args.ports,
         workers: args.workers,
-        ns_per_packet: if args.case == Case::NewFlows {
-            u64::from(cluster::NEW_FLOW_SECONDS) * 1_000_000_000 / u64::from(args.flows)
-        } else {
-            0
+        ns_per_packet: match (args.case, args.packets) {
+            (Case::NewFlows, _) => {
+                u64::from(cluster::NEW_FLOW_SECONDS) * 1_000_000_000 / u64::from(args.flows)
+            }
+            (_, Some(_)) => COUNTED_NS_PER_PACKET,
+            (_, None) => 0,
         },
+        starts_now: args.packets.is_none(),
     };
     let mut rig = Rig::new(setup, shared, snapshot, seat)?;
     let share = |seat: usize| (u64::from(args.flows) * seat as u64 / args.workers as u64) as u32;
@@ -343,6 +381,8 @@ const SLICE_PACKETS_MAX: u64 = 8192;
 const SLICES_MIN: usize = 5;
 /// Frames compared before and again after the measurement.
 const VERIFIED: u64 = 4096;
+/// Of the bench's clock while packets are counted: what the pipeline does does not depend on how slow the machine is.
+const COUNTED_NS_PER_PACKET: u64 = 100;
 const ZIPF_DRAWS_MIN: usize = 1 << 20;
 const NEW_FLOWS_MIN: u32 = 1 << 16;
 const WORKERS_MAX: u64 = 64;

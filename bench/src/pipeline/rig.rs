@@ -29,6 +29,8 @@ pub(crate) struct Setup {
     pub(crate) workers: usize,
     /// The bench's clock moves on by so much per packet; 0: it is the machine's.
     pub(crate) ns_per_packet: u64,
+    /// It starts at the machine's time; otherwise always at the same.
+    pub(crate) starts_now: bool,
 }
 
 /// One worker and what is around it.
@@ -96,7 +98,11 @@ impl Rig {
             floor_frames: Vec::with_capacity(BATCH_MAX),
             floor_turn: 0,
             floor_sent: 0,
-            now_ns: clock::monotonic_ns(),
+            now_ns: if setup.starts_now {
+                clock::monotonic_ns()
+            } else {
+                START_NS
+            },
             setup,
             worker,
         })
@@ -360,5 +366,7 @@ impl Rig {
 /// Frames that go round: some four batches, so that one being written is not in the first cache, as with a device.
 const POOL_FRAMES: usize = 256;
 const CHUNKS: usize = 1024;
+/// An hour after boot.
+const START_NS: u64 = 3_600_000_000_000;
 /// A port may have a quarter of the table's connections unanswered; the smallest table has 4096 and more.
 const ESTABLISHED_TOGETHER: usize = 1024;

@@ -14,6 +14,7 @@ fn args(case: Case, l4: Transport) -> Args {
         ports: 1,
         workers: 1,
         seconds: 1e-6,
+        packets: None,
         seed: 3,
         json: true,
     }
@@ -47,6 +48,16 @@ fn every_case_forwards_every_packet_as_it_should() {
             let created = moved(&line, "flows-created");
             assert_eq!(created, 200, "{case:?}: established packets open nothing");
         }
+    }
+}
+
+/// As many as asked for, and a check of the books after them.
+#[test]
+fn a_number_of_packets_is_sent_and_no_more() {
+    for case in Case::value_variants() {
+        let args = args(*case, Transport::Tcp);
+        let sent = send(&args, 1000).unwrap_or_else(|error| panic!("{case:?}: {error:#}"));
+        assert_eq!(sent.packets, 1000);
     }
 }
 

@@ -24,6 +24,11 @@ pub(crate) trait Contender: Sync + Sized {
     fn bytes(&self) -> Option<usize> {
         None
     }
+
+    /// The pages that it lies in, where the table says it.
+    fn pages(&self) -> Option<String> {
+        None
+    }
 }
 
 /// One thread's way to a table.

@@ -89,6 +89,8 @@ pub(crate) struct Line {
     slices: usize,
     slices_undisturbed: usize,
     tsc_hz: u64,
+    /// Where the implementation says it.
+    pages: Option<String>,
 }
 
 impl Args {
@@ -153,7 +155,7 @@ fn contest<C: Contender>(args: &Args) -> Result<Line> {
             .map(|thread| thread.join().expect("the thread does not panic"))
             .collect::<Result<_>>()
     })?;
-    Ok(line(args, &slices, contender.bytes()))
+    Ok(line(args, &slices, &contender))
 }
 
 /// The connections of one thread's share.
@@ -254,7 +256,7 @@ fn keys(args: &Args, random: &mut Random) -> Vec<Batch> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "GHz, GiB and a few threads")]
-fn line(args: &Args, slices: &[Slices], bytes: Option<usize>) -> Line {
+fn line<C: Contender>(args: &Args, slices: &[Slices], contender: &C) -> Line {
     use clap::ValueEnum;
     let name = |value: Option<clap::builder::PossibleValue>| {
         value.map_or_else(String::new, |value| value.get_name().to_owned())
@@ -275,10 +277,13 @@ fn line(args: &Args, slices: &[Slices], bytes: Option<usize>) -> Line {
         cycles_per_op_quartiles: [tenth(mean(0.25)), tenth(mean(0.75))],
         ns_per_op: tenth(mean(0.5) / hz * 1e9),
         mops: (mops * 1000.0).round() / 1000.0,
-        bytes_per_connection: bytes.map(|bytes| tenth(bytes as f64 / f64::from(args.flows))),
+        bytes_per_connection: contender
+            .bytes()
+            .map(|bytes| tenth(bytes as f64 / f64::from(args.flows))),
         slices: slices.iter().map(Slices::len).sum(),
         slices_undisturbed: slices.iter().map(Slices::clean).sum(),
         tsc_hz,
+        pages: contender.pages(),
     }
 }
 

@@ -56,6 +56,10 @@ impl Contender for Ringway {
     fn bytes(&self) -> Option<usize> {
         Some(self.table.memory_bytes())
     }
+
+    fn pages(&self) -> Option<String> {
+        Some(self.table.pages().to_string())
+    }
 }
 
 impl Hand for RingwayHand {
