@@ -53,7 +53,8 @@ pub struct Worker<P: PacketIo, O: Observer> {
     /// Where the next gathering begins.
     turn: usize,
     outbox: Outbox,
-    batch: Batch,
+    /// Apart, since it is large.
+    batch: Box<Batch>,
     /// What plain frames are read and leave by, made of this version of the snapshot.
     gates: Gates,
     ways: Ways,
@@ -127,7 +128,7 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
             order: Vec::new(),
             turn: 0,
             outbox: Outbox::new(O::ACTIVE),
-            batch: Batch::new(),
+            batch: Box::new(Batch::new()),
             gates: Gates::default(),
             ways: Ways::default(),
             prepared: 0,

@@ -205,6 +205,12 @@ pub(crate) fn send(args: &Args, packets: u64) -> Result<Sent> {
 fn snapshot(args: &Args) -> Result<(Arc<Shared>, Snapshot)> {
     // Flows that have ended stay until the sweep comes by, a few of their ten seconds later.
     let connections = args.flows + args.flows / 2 + 4096;
+    // Nobody answers them, and one port may have a quarter of the table so.
+    let connections = if args.case == Case::NewFlows && args.ports < 8 {
+        connections * 4
+    } else {
+        connections
+    };
     let state = cluster::state(args.case, args.flows, args.ports, connections);
     let valid = ValidState::try_from(state).context("the bench's state")?;
     let snapshot = compile::compile(&valid, &cluster::underlay(args.case))

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::node::missing;
 use super::{CompileError, Work, within};
 use crate::port::PortId;
+use crate::snapshot::rule_index::RuleIndex;
 use crate::snapshot::table::{Blocks, Peers, PolicyRecord, PortClause, Rule, RuleRecord, Rules, SetId};
 use crate::snapshot::{Direction, PolicyId, RuleId, Shard};
 use crate::table::lpm::Prefixes;
@@ -214,8 +215,10 @@ impl Work {
                 .map(|ports| ports.iter().map(|port| self.clause(port)).collect()),
             peers: rule.peers.as_ref().map(|peers| self.peers(peers)),
         });
+        let rules: Box<[Rule]> = rules.collect();
         Rules {
-            rules: rules.collect(),
+            index: RuleIndex::new(&rules),
+            rules,
             default_deny: id(None),
         }
     }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use contract::valid::{Action, AddressPort};
 
+use super::rule_index::Candidates;
 use super::table::{Blocks, Peers, PortClause, Rule, SetId};
 use super::{Attachment, Decision, Direction, PolicyQuery, Snapshot};
 
@@ -40,6 +41,10 @@ impl Snapshot {
     /// What the policies of `attachment` say: tiers, policies and rules in order, the first rule that matches decides.
     pub fn judge(&self, attachment: &Attachment, query: &PolicyQuery) -> Decision {
         let mut asked = Asked::new();
+        let peer = match query.direction {
+            Direction::Ingress => query.src,
+            Direction::Egress => query.dst,
+        };
         'tiers: for tier in &*attachment.0 {
             for policy in &*tier.policies {
                 let Some(record) = self.policies.get(policy.0) else {
@@ -49,8 +54,12 @@ impl Snapshot {
                     Direction::Ingress => &record.ingress,
                     Direction::Egress => &record.egress,
                 };
-                for rule in &rules.rules {
-                    if !self.matches(rule, query, &mut asked) {
+                let candidates = match &rules.index {
+                    Some(index) => index.candidates(query, peer),
+                    None => Candidates::all(rules.rules.len()),
+                };
+                for rule in candidates.map(|number| &rules.rules[number]) {
+                    if !self.matches(rule, query, peer, &mut asked) {
                         continue;
                     }
                     match rule.action {
@@ -89,19 +98,16 @@ impl Snapshot {
         }
     }
 
-    fn matches(&self, rule: &Rule, query: &PolicyQuery, asked: &mut Asked) -> bool {
+    fn matches(&self, rule: &Rule, query: &PolicyQuery, peer: IpAddr, asked: &mut Asked) -> bool {
         // Ports first: they cost a compare.
         rule.ports.as_ref().is_none_or(|clauses| {
             clauses
                 .iter()
                 .any(|clause| self.port_matches(*clause, query, asked))
-        }) && rule.peers.as_ref().is_none_or(|peers| {
-            let peer = match query.direction {
-                Direction::Ingress => query.src,
-                Direction::Egress => query.dst,
-            };
-            self.peer_matches(peers, peer, asked)
-        })
+        }) && rule
+            .peers
+            .as_ref()
+            .is_none_or(|peers| self.peer_matches(peers, peer, asked))
     }
 
     fn port_matches(&self, clause: PortClause, query: &PolicyQuery, asked: &mut Asked) -> bool {

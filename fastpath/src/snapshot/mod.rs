@@ -6,6 +6,7 @@
 
 mod judge;
 mod lookup;
+pub(crate) mod rule_index;
 mod shard;
 pub(crate) mod table;
 

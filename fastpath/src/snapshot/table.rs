@@ -7,6 +7,7 @@ use std::sync::Arc;
 use contract::valid::{self, Action, AddressPort, Limits, Timeouts};
 use ipnet::IpNet;
 
+use super::rule_index::RuleIndex;
 use super::{
     Adjacency, AdjacencyId, Direction, PeerId, PolicyId, PoolFlags, Port, RuleId, Service, ServiceId, Shard,
     ThisNode,
@@ -176,6 +177,8 @@ pub(crate) struct PolicyRecord {
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
     pub(crate) rules: Box<[Rule]>,
+    /// Where there are many.
+    pub(crate) index: Option<RuleIndex>,
     /// Named when this policy is the first of a tier whose default denies.
     pub(crate) default_deny: RuleId,
 }

@@ -6,6 +6,7 @@
 
 pub mod chunks;
 pub mod hash;
+pub mod intervals;
 pub mod ip_set;
 pub mod lpm;
 pub mod slots;

@@ -74,7 +74,9 @@ pub(super) fn ip_set(random: &mut Random, number: usize) -> proto::IpSet {
 pub(super) fn policy(random: &mut Random, number: usize) -> proto::Policy {
     let name = format!("policy-{number}");
     let rules = |random: &mut Random| {
-        let rules = random.up_to(5, rule);
+        // Often enough that they are found by an index.
+        let rules_max = if random.chance(40) { 24 } else { 5 };
+        let rules = random.up_to(rules_max, rule);
         rules
             .into_iter()
             .enumerate()

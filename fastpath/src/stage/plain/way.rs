@@ -49,7 +49,10 @@ impl Default for Ways {
     fn default() -> Self {
         Self {
             epoch: 1,
-            ways: Box::new([Way::NONE; WAYS]),
+            ways: vec![Way::NONE; WAYS]
+                .into_boxed_slice()
+                .try_into()
+                .expect("as many as there are"),
         }
     }
 }
