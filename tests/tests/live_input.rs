@@ -222,7 +222,12 @@ fn fastpath_leaves_a_foreign_xdp_program_alone() {
             fs::remove_dir_all(path).unwrap();
         }
     }
-    let foreign = lab.within("node-a", || PodProgram::attach("eth0", 2)).unwrap();
+    // The kernel lets go of a link whose pin is gone in its own time.
+    let mut foreign = None;
+    wait::until("eth0 without a program", PATIENCE, || {
+        foreign = lab.within("node-a", || PodProgram::attach("eth0", 2)).ok();
+        foreign.is_some()
+    });
     let _successor = killed.start_again(&lab);
     let uplink = |status: &Value| {
         let ports = status["ports"].as_array().unwrap();

@@ -35,8 +35,12 @@ pub fn kill_hard(daemon: &str, pid: i32) -> Killed {
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
     wait::until("the killed daemon to be gone", PATIENCE, || {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit_once(')')
-            .is_none_or(|(_, rest)| rest.starts_with(" Z"))
+        // The first thread may be a zombie while others still hold the process's files.
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+        threads <= 1
+            && stat
+                .rsplit_once(')')
+                .is_none_or(|(_, rest)| rest.starts_with(" Z"))
     });
     Killed {
         node: node.to_owned(),
