@@ -1,12 +1,13 @@
 //! `--compare`: every part in turn, its contenders in turns, and one table.
 
+use std::fs;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::machine::{self, Interrupt};
 use super::row::{Outcome, markdown};
-use super::{Options, Part, live, pipeline, program, table};
+use super::{Options, Part, live, pipeline, plot, program, table};
 
 /// How much is measured.
 #[derive(Debug)]
@@ -81,6 +82,14 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     }
     let mut missing: Vec<String> = too_little.into_iter().collect();
     missing.extend(outcomes.iter().flat_map(|(_, outcome)| outcome.missing.clone()));
+    if let Some(file) = &options.svg {
+        let of_table = outcomes.iter().find(|(_, outcome)| {
+            let first = outcome.rows.first();
+            first.is_some_and(|row| row.part == "table")
+        });
+        let (title, outcome) = of_table.context("--svg draws the flow table, which was not measured")?;
+        fs::write(file, plot::svg(title, &outcome.rows)).with_context(|| file.display().to_string())?;
+    }
     let failed: Vec<&String> = outcomes.iter().flat_map(|(_, outcome)| &outcome.failed).collect();
     if options.json {
         for row in outcomes.iter().flat_map(|(_, outcome)| &outcome.rows) {

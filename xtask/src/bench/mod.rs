@@ -6,6 +6,7 @@ mod live;
 mod machine;
 mod peer;
 mod pipeline;
+mod plot;
 mod row;
 mod table;
 
@@ -39,6 +40,9 @@ pub(crate) struct Options {
     /// With --compare: one JSON line for each row instead of a table
     #[arg(long, requires = "compare")]
     json: bool,
+    /// With --compare: write the flow table's figures as a picture
+    #[arg(long, value_name = "FILE", requires = "compare")]
+    svg: Option<PathBuf>,
     /// With --instructions: make these figures the committed ones
     #[arg(long, requires = "instructions")]
     bless: bool,

@@ -136,7 +136,8 @@ fn cell(row: &Row) -> String {
     text
 }
 
-fn thousands(number: u32) -> String {
+/// A number as people read it: 64,000.
+pub(crate) fn thousands(number: u32) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.char_indices() {
