@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use contract::valid::ValidState;
 use control::object::document::{Entry, read};
-use control::object::{Location, Objects};
+use control::object::{Location, Objects, Text};
 use control::resolve::{Mode, Options, resolve};
 
 use super::input::Input;
@@ -51,7 +51,7 @@ pub fn run(bytes: &[u8]) {
         ..Options::default()
     };
     let nodes: Vec<_> = objects.nodes.keys().map(|name| name.name.clone()).collect();
-    for node in nodes.iter().map(|name| name.as_str()).chain(["nobody"]).take(4) {
+    for node in nodes.iter().map(Text::as_str).chain(["nobody"]).take(4) {
         match resolve(&objects, node, &options) {
             Ok(resolved) => {
                 assert_eq!(
