@@ -45,7 +45,7 @@ const EXAMPLES: &str = "Examples:
 
 Exit codes: 0 after SIGTERM or SIGINT, 1 when the system refuses something, 2 for a bad flag, file or object.
 A bad change to the manifests later on is logged with file and line, and the last good state stays.
-RUST_LOG sets the log level (error, warn, info, debug).";
+Log levels by RINGWAY_LOG (error, warn, info, debug), for instance RINGWAY_LOG=debug.";
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("RINGWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
