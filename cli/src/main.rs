@@ -22,19 +22,19 @@ enum Command {
     Replay(replay::Args),
     /// Health, ports, workers and conservation of a running fastpath; exit 1 when something is wrong
     Status(ask::Target),
-    /// Its connections
+    /// Connections of a running fastpath
     Flows(ask::FlowsArgs),
-    /// Its Services and their backends
+    /// Services of a running fastpath and their backends
     Services(ask::Target),
-    /// Its policies, with a counter for each rule
+    /// Policies of a running fastpath, with a counter for each rule
     Policy(ask::Target),
-    /// Its drops by reason, and the last ones with the rule that refused them
+    /// Drops of a running fastpath by reason, and the last ones with the rule that refused them
     Drops(ask::Target),
 }
 
 const EXAMPLES: &str = "Examples:
   ringway lab up --state examples/two-nodes
-  ringway lab exec default/client -- ping -c 1 10.244.2.2
+  ringway lab exec default/client -- ping -c 1 10.244.2.10
   ringway lab exec node-a -- ringway status
   ringway replay --state manifests/ --node node-a --in node.pcapng --out out.pcapng --verdicts verdicts.jsonl
   ringway flows --contains 10.96.0.10

@@ -49,7 +49,7 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Up {
     /// Kubernetes objects: a directory or a file of YAML or JSON. May be repeated
-    #[arg(long, required = true)]
+    #[arg(long, required = true, value_name = "DIR|FILE")]
     state: Vec<PathBuf>,
     /// The lab's name; the first state's file name unless given
     #[arg(long)]
@@ -83,10 +83,10 @@ pub(crate) struct Exec {
 /// Which lab is meant. Not needed where there is only one.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Which {
-    /// The state that the lab was made from
-    #[arg(long)]
+    /// The state that the lab was made from; needed only where there are several labs
+    #[arg(long, value_name = "DIR|FILE")]
     state: Vec<PathBuf>,
-    /// The lab's name
+    /// The lab's name, instead of its state
     #[arg(long)]
     name: Option<String>,
 }
