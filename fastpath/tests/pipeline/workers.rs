@@ -22,13 +22,13 @@ const TWO: Options = Options {
 };
 
 /// Both workers, polled by hand.
-struct Pair([Lab; 2]);
+struct Pair(Vec<Lab>);
 
 impl Pair {
     fn with(change: impl FnOnce(&mut proto::State)) -> Self {
         let a = Lab::with_options(&TWO, change);
         let b = beside(&a);
-        Self([a, b])
+        Self(vec![a, b])
     }
 
     /// Worker 0 or 1.
@@ -58,7 +58,7 @@ impl Pair {
 
     /// Applies a change; between the two halves of it one worker has seen it and one has not.
     fn change(&mut self, change: impl FnOnce(&mut proto::State)) {
-        let [a, b] = &mut self.0;
+        let [a, b] = self.0.get_disjoint_mut([0, 1]).expect("two workers");
         change(&mut a.state);
         a.state.version += 1;
         let valid = ValidState::try_from(a.state.clone()).expect("a valid state");
