@@ -29,19 +29,19 @@ pub(crate) struct Options {
     #[arg(long, group = "what")]
     instructions: bool,
     /// With --compare: only these parts
-    #[arg(long, value_enum, value_delimiter = ',', requires = "compare")]
+    #[arg(long, value_enum, value_delimiter = ',', conflicts_with = "instructions")]
     only: Vec<Part>,
     /// With --compare: fewer flows, fewer and shorter rounds, for a first look
-    #[arg(long, requires = "compare")]
+    #[arg(long, conflicts_with = "instructions")]
     quick: bool,
     /// With --compare: 10 million flows too; takes 8 GiB and half an hour more
-    #[arg(long, requires = "compare", conflicts_with = "quick")]
+    #[arg(long, conflicts_with_all = ["instructions", "quick"])]
     large: bool,
     /// With --compare: one JSON line for each row instead of a table
-    #[arg(long, requires = "compare")]
+    #[arg(long, conflicts_with = "instructions")]
     json: bool,
     /// With --compare: write the flow table's figures as a picture
-    #[arg(long, value_name = "FILE", requires = "compare")]
+    #[arg(long, value_name = "FILE", conflicts_with = "instructions")]
     svg: Option<PathBuf>,
     /// With --instructions: make these figures the committed ones
     #[arg(long, requires = "instructions")]
