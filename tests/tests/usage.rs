@@ -134,8 +134,8 @@ fn the_tools_say_on_one_line_what_they_expected() {
     refuses(
         "xtask",
         &[
-            "=> expected one of test, demo, fuzz, record, golden",
-            "fly => expected one of test, demo, fuzz, record, golden",
+            "=> expected one of test, demo, bench, fuzz, record, golden",
+            "fly => expected one of test, demo, bench, fuzz, record, golden",
             "test --only lint => expected some of format, clippy",
             "fuzz 0 => 1..=",
             "fuzz x => expected a whole number",
