@@ -204,7 +204,7 @@ fn wait_ends_on_arrival_or_timeout(harness: &mut impl Harness) {
 
 fn the_longest_frame_passes_both_ways(harness: &mut impl Harness) {
     let capabilities = harness.parts().0.capabilities();
-    let chunk_room = harness.parts().1.chunk_len() - fastpath::io::memory::HEADROOM;
+    let chunk_room = harness.parts().1.chunk_len() - fastpath::io::frame::HEADROOM;
     let longest = if capabilities.multi_buffer {
         usize::MAX
     } else {

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use fastpath::io::memory::{HEADROOM, METADATA_LEN};
+use fastpath::io::frame::{HEADROOM, METADATA_LEN};
 use fastpath::io::{Capabilities, Checksum, Frame, Memory, PacketIo};
 
 use super::emitter::{Emitter, Turn};

@@ -8,6 +8,7 @@ pub mod bpf;
 pub mod checksum;
 pub mod clock;
 pub mod fault;
+pub mod frame;
 pub mod memory;
 pub mod merge;
 pub mod netns;
@@ -23,7 +24,8 @@ pub mod xsk_rs;
 
 use std::{os::fd::RawFd, time::Duration};
 
-pub use memory::{Frame, Memory};
+pub use frame::Frame;
+pub use memory::Memory;
 pub use region::Region;
 pub use ring::RingPort;
 pub use wait::Waker;

@@ -9,7 +9,7 @@ use super::{
     ring::Descriptor,
     socket::{self, QueueName, RingSlots, Rings},
 };
-use crate::io::{Capabilities, Checksum, Frame, Memory, PacketIo, checksum, memory::METADATA_LEN};
+use crate::io::{Capabilities, Checksum, Frame, Memory, PacketIo, checksum, frame::METADATA_LEN};
 
 /// A port's rings, whose sizes are powers of two, and what comes into them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use super::{
     BindError,
     ring::{Consumer, Descriptor, Producer},
 };
-use crate::io::{Memory, memory::METADATA_LEN};
+use crate::io::{Memory, frame::METADATA_LEN};
 
 /// How packets get from the driver into our memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
