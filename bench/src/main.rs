@@ -9,9 +9,9 @@ mod usage;
 
 use std::process::ExitCode;
 
+use ::usage::one_line;
 use anyhow::Result;
 use clap::{CommandFactory as _, Parser};
-use fastpath::usage::one_line;
 use serde::Serialize;
 
 use usage::Usage;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser};
 use fastpath::status::Question;
-use fastpath::usage::one_line;
+use usage::one_line;
 
 /// Ringway: a Kubernetes node dataplane in userspace.
 #[derive(Debug, Parser)]

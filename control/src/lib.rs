@@ -17,4 +17,3 @@ pub mod resolve;
 pub mod source;
 pub mod status;
 mod uplink;
-pub mod usage;

@@ -30,6 +30,5 @@ pub mod status;
 pub mod table;
 mod unanswered;
 pub mod underlay;
-pub mod usage;
 pub mod verdict;
 pub mod worker;

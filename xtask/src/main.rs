@@ -9,7 +9,6 @@ mod libtest;
 mod record;
 mod tally;
 mod traffic;
-mod usage;
 
 use std::env;
 use std::ffi::OsStr;

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser};
 use control::daemon::{self, Config};
-use control::usage::one_line;
 use tracing_subscriber::EnvFilter;
+use usage::one_line;
 
 /// Resolves cluster objects for one node and keeps the node's fastpath up to date.
 #[derive(Parser)]

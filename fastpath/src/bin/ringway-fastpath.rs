@@ -9,9 +9,9 @@ use std::sync::atomic::AtomicBool;
 use clap::{CommandFactory as _, Parser};
 use fastpath::daemon::config::{Config, ConfigError};
 use fastpath::daemon::{self, DaemonError};
-use fastpath::usage::one_line;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tracing_subscriber::EnvFilter;
+use usage::one_line;
 
 /// Ringway's packet path: AF_XDP ports, workers and flow tables of one node.
 ///

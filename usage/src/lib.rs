@@ -1,4 +1,4 @@
-//! What a person typed wrong, told on one line.
+//! What a person typed wrong, told on one line: for every program of Ringway.
 
 use clap::Command;
 use clap::error::ErrorKind;
