@@ -16,10 +16,11 @@ impl FlowHash {
         self.0
     }
 
-    /// Lower 16 bits, kept beside the record index in a bucket. 0 marks a free lane, so it is never 0.
+    /// Lower 16 bits, kept beside the record index in a bucket. 0 marks a free lane, so it is odd: of 6,500 lookups in a
+    /// full table one meets another key's signature instead of one of 13,000.
     #[inline]
     pub(crate) fn signature(self) -> u16 {
-        (self.0 as u16).max(1)
+        self.0 as u16 | 1
     }
 
     /// Upper 32 bits: the primary bucket.

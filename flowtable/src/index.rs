@@ -14,6 +14,7 @@
 use crate::{
     hash::FlowHash,
     prefetch::prefetch,
+    record::FlowRef,
     signature::{LANES, matches},
     sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release},
 };
@@ -58,9 +59,21 @@ impl<'t> Index<'t> {
         prefetch(&self.buckets[self.primary(hash)]);
     }
 
+    /// What the primary bucket says at one glance: `None` for no candidate anywhere, else the first one. Where there is more
+    /// to it (candidates elsewhere only, a lane that is just changing hands) the answer is some flow, for the caller to
+    /// find that it is another and to ask [`find`](Self::find).
+    #[inline]
+    pub(crate) fn glance(self, hash: FlowHash) -> Option<FlowRef> {
+        let candidates = self.candidates(hash);
+        if candidates.mask == 0 {
+            return (candidates.overflow != 0).then_some(FlowRef::ANY);
+        }
+        FlowRef::in_lane(candidates.record_of(candidates.mask.trailing_zeros())).or(Some(FlowRef::ANY))
+    }
+
     /// The primary bucket's candidates and whether there may be others elsewhere.
     #[inline]
-    pub(crate) fn candidates(self, hash: FlowHash) -> Candidates<'t> {
+    fn candidates(self, hash: FlowHash) -> Candidates<'t> {
         Candidates::of(&self.buckets[self.primary(hash)], hash)
     }
 
@@ -149,11 +162,11 @@ impl<'t> Index<'t> {
 }
 
 /// Records of one bucket whose signature matches, lowest lane first.
-pub(crate) struct Candidates<'t> {
+struct Candidates<'t> {
     bucket: &'t Bucket,
     mask: u32,
     /// Four 8-bit counts of keys in the alternates.
-    pub(crate) overflow: u32,
+    overflow: u32,
 }
 
 impl<'t> Candidates<'t> {
@@ -172,10 +185,13 @@ impl<'t> Candidates<'t> {
         }
     }
 
-    /// Another lane of this bucket matches too.
+    /// The record index of a lane, plus one.
     #[inline]
-    pub(crate) fn has_more(&self) -> bool {
-        self.mask != 0
+    fn record_of(&self, lane: u32) -> u32 {
+        let lane = lane as usize;
+        // Acquire pairs with the Release in `claim`, for a lane that changed hands since we read its signature.
+        // The mask keeps the compiler from a bounds check; a lane is below 10.
+        index_of(self.bucket[(3 + lane / 2) & 7].load(Acquire), lane)
     }
 }
 
@@ -185,11 +201,8 @@ impl Iterator for Candidates<'_> {
     #[inline]
     fn next(&mut self) -> Option<u32> {
         while self.mask != 0 {
-            let lane = self.mask.trailing_zeros() as usize;
+            let record = self.record_of(self.mask.trailing_zeros());
             self.mask &= self.mask - 1;
-            // Acquire pairs with the Release in `claim`, for a lane that changed hands since we read its signature.
-            // The mask keeps the compiler from a bounds check; a lane is below 10.
-            let record = index_of(self.bucket[(3 + lane / 2) & 7].load(Acquire), lane);
             if record != 0 {
                 return Some(record - 1);
             }

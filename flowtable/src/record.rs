@@ -24,6 +24,15 @@ pub enum Direction {
 pub struct FlowRef(NonZeroU32);
 
 impl FlowRef {
+    /// Some flow, which a table always has room for.
+    pub(crate) const ANY: Self = Self(NonZeroU32::MIN);
+
+    /// What a lane of the index holds: a record's index plus one, or 0.
+    #[inline]
+    pub(crate) fn in_lane(lane: u32) -> Option<Self> {
+        NonZeroU32::new(lane).map(Self)
+    }
+
     #[inline]
     pub(crate) fn new(index: u32) -> Self {
         Self(NonZeroU32::MIN.saturating_add(index))

@@ -58,6 +58,13 @@ impl State {
         self.0 as u16
     }
 
+    /// Established, though perhaps being decided again: what lookups find.
+    #[inline]
+    pub(crate) fn is_established(self) -> bool {
+        const _: () = assert!(Lifecycle::Live as u64 | 1 == Lifecycle::Deciding as u64 | 1);
+        self.0 & (0xe << LIFECYCLE_SHIFT) == (Lifecycle::Live as u64) << LIFECYCLE_SHIFT
+    }
+
     /// Established, and no one is writing.
     #[inline]
     pub fn is_stable(self) -> bool {

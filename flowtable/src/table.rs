@@ -376,18 +376,16 @@ impl<const K: usize, const W: usize> Table<K, W> {
 /// Lookups may return `flow`, whose record has this state.
 #[inline]
 pub(crate) fn is_visible(flow: FlowRef, state: State, original: impl FnOnce() -> State) -> bool {
-    match state.lifecycle() {
-        Lifecycle::Live | Lifecycle::Deciding => true,
-        // The original's state speaks for both, and goes first. Rare: the installer is between two instructions.
-        Lifecycle::Installing if flow.direction() == Direction::Reply => {
-            matches!(original().lifecycle(), Lifecycle::Live | Lifecycle::Deciding)
-        }
-        _ => false,
-    }
+    // The original's state speaks for both, and goes first. Rare: the installer is between two instructions.
+    state.is_established()
+        || state.lifecycle() == Lifecycle::Installing
+            && flow.direction() == Direction::Reply
+            && original().is_established()
 }
 
-/// Keys looked up together: enough lines under way to fill the memory's queues, few enough to stay in L1.
-const GROUP: usize = 32;
+/// Keys looked up together: each step is taken for all before the next, so that a line has the time of 64 keys to arrive,
+/// and their 128 lines stay in L1.
+const GROUP: usize = 64;
 /// What one worker may hold back in cache and limbo without keeping the others from the capacity.
 const SLACK_PER_WORKER: usize = if cfg!(loom) { 1 } else { 4 * CHUNK };
 const CAPACITY_MAX: u32 = 1 << 30;

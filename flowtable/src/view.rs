@@ -43,14 +43,20 @@ impl<'t, const K: usize, const W: usize> View<'t, K, W> {
         hash
     }
 
-    /// For each hash, whose bucket was [asked for](Self::begin), the record that probably has its key, on its way from now on.
+    /// For each hash, whose bucket was [asked for](Self::begin), the record that probably has its key, on its way from now on;
+    /// or `None` if no flow has the key.
     ///
     /// # Panics
     /// If the slices differ in length.
     #[inline]
     pub fn approach(&self, hashes: &[FlowHash], out: &mut [Option<FlowRef>]) {
         assert!(hashes.len() == out.len(), "slices of different lengths");
-        let _ = self.first_candidates(hashes, out);
+        for (hash, out) in hashes.iter().zip(out) {
+            *out = self.index.glance(*hash);
+            if let Some(flow) = *out {
+                self.prefetch_record(flow);
+            }
+        }
     }
 
     /// State and some payload words of a record, if it has this key, consistent as in [`Table::read`], by a single attempt:
@@ -71,40 +77,21 @@ impl<'t, const K: usize, const W: usize> View<'t, K, W> {
     }
 
     /// Looks up keys with their hashes, whose buckets were asked for: [`Table::lookup_batch`] from there on.
+    #[inline]
     pub(crate) fn finish(&self, keys: &[[u64; K]], hashes: &[FlowHash], out: &mut [Option<FlowRef>]) {
-        debug_assert!(keys.len() <= GROUP);
-        let undecided = self.first_candidates(hashes, out);
-        self.confirm(keys, hashes, out, undecided);
-    }
-
-    /// The first candidate of each, its record on its way. Bits of the result: those of which more than that may have to be
-    /// looked at, so that no record means a miss for the others.
-    #[inline]
-    fn first_candidates(&self, hashes: &[FlowHash], out: &mut [Option<FlowRef>]) -> u64 {
-        let mut undecided = 0;
-        for (at, (hash, out)) in hashes.iter().zip(out).enumerate() {
-            let mut candidates = self.index.candidates(*hash);
-            *out = candidates.next().map(FlowRef::new);
-            if let Some(flow) = *out {
-                self.prefetch_record(flow);
-            }
-            undecided |= u64::from(candidates.overflow != 0 || candidates.has_more()) << (at % GROUP);
-        }
-        undecided
-    }
-
-    /// Keeps the candidates that have the key and looks on for the others.
-    #[inline]
-    fn confirm(&self, keys: &[[u64; K]], hashes: &[FlowHash], out: &mut [Option<FlowRef>], undecided: u64) {
-        for (at, ((key, hash), out)) in keys.iter().zip(hashes).zip(out).enumerate() {
-            if out.is_none_or(|flow| !self.confirms(flow, key)) {
-                *out = if undecided >> at & 1 == 0 {
-                    None
-                } else {
-                    self.lookup(key, *hash)
-                };
+        self.approach(hashes, out);
+        for ((key, hash), out) in keys.iter().zip(hashes).zip(out) {
+            if out.is_some_and(|flow| !self.confirms(flow, key)) {
+                *out = self.lookup_further(key, *hash);
             }
         }
+    }
+
+    /// The candidate was another flow.
+    #[cold]
+    #[inline(never)]
+    fn lookup_further(&self, key: &[u64; K], hash: FlowHash) -> Option<FlowRef> {
+        self.lookup(key, hash)
     }
 
     /// The established flow with this key, as [`Table::lookup`].
@@ -152,6 +139,4 @@ impl<const K: usize, const W: usize> std::fmt::Debug for View<'_, K, W> {
     }
 }
 
-/// Keys that are looked up together at most: bits of a word.
-pub(crate) const GROUP: usize = 64;
 const LINE_WORDS: usize = crate::layout::LINE_WORDS;
