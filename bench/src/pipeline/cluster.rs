@@ -1,6 +1,6 @@
 //! The desired state of the benchmark's node, as control would tell it.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use contract::proto;
 use fastpath::underlay::{Link, Neighbour, NextHop, Underlay, UnderlayRoute};
@@ -9,9 +9,31 @@ use super::case::{
     CLIENT_PORTS, Case, FIRST_REMOTE, FIRST_SERVER_PORT, GATEWAY_MAC, NEW_FLOW_SERVICES, SERVERS_MAX,
     client_address, node_address, node_mac, pod_mac, vip, vtep_mac,
 };
+use super::packet::Family;
 
-/// The state for `case`, with `clients` pods that send and room for `connections`.
-pub(crate) fn state(case: Case, flows: u32, clients: u16, connections: u32) -> proto::State {
+/// What the node is to be like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cluster {
+    pub(crate) case: Case,
+    /// Of the pods; VXLAN's outer headers are IPv4 always.
+    pub(crate) family: Family,
+    /// Every flow's number is below.
+    pub(crate) flows: u32,
+    /// Pods that send.
+    pub(crate) clients: u16,
+    /// Room in the flow table.
+    pub(crate) connections: u32,
+}
+
+/// The state of such a node.
+pub(crate) fn state(cluster: &Cluster) -> proto::State {
+    let Cluster {
+        case,
+        family,
+        flows,
+        clients,
+        connections,
+    } = *cluster;
     let encap = if case.has_tunnel() {
         proto::Encap::Vxlan
     } else {
@@ -24,13 +46,13 @@ pub(crate) fn state(case: Case, flows: u32, clients: u16, connections: u32) -> p
         port("uplink", proto::PortKind::Uplink),
         port("host", proto::PortKind::Host),
     ];
-    ports.extend((0..clients).map(|number| pod("client", number, client_address(number), case)));
+    ports.extend((0..clients).map(|number| pod("client", number, client_address(number), cluster)));
     if !case.is_remote() {
         ports.extend(
             servers
                 .iter()
                 .zip(0..)
-                .map(|(address, number)| pod("server", number, *address, case)),
+                .map(|(address, number)| pod("server", number, *address, cluster)),
         );
     }
     let remotes = || FIRST_REMOTE..FIRST_REMOTE + SERVERS_MAX as u8;
@@ -38,37 +60,37 @@ pub(crate) fn state(case: Case, flows: u32, clients: u16, connections: u32) -> p
         version: 1,
         node: Some(proto::Node {
             name: "node-1".into(),
-            addresses: vec![bytes(node_address(1))],
-            own_blocks: vec![prefix(Ipv4Addr::new(10, 244, 1, 0), 24)],
-            tunnel_ends: vec![tunnel_end(1)],
+            addresses: node_addresses(family, 1),
+            own_blocks: vec![prefix(family, Ipv4Addr::new(10, 244, 1, 0), 24)],
+            tunnel_ends: vec![tunnel_end(family, 1)],
             ..Default::default()
         }),
         ports,
         remote_nodes: remotes()
             .map(|node| proto::RemoteNode {
                 name: format!("node-{node}"),
-                addresses: vec![bytes(node_address(node))],
-                tunnel_ends: vec![tunnel_end(node)],
+                addresses: node_addresses(family, node),
+                tunnel_ends: vec![tunnel_end(family, node)],
                 uplink_mac: vec![],
             })
             .collect(),
         blocks: remotes()
             .map(|node| proto::Block {
-                prefix: Some(prefix(Ipv4Addr::new(10, 244, node, 0), 24)),
+                prefix: Some(prefix(family, Ipv4Addr::new(10, 244, node, 0), 24)),
                 node: format!("node-{node}"),
                 encap: encap as i32,
             })
             .collect(),
         pools: vec![proto::Pool {
-            prefix: Some(prefix(Ipv4Addr::new(10, 244, 0, 0), 16)),
+            prefix: Some(prefix(family, Ipv4Addr::new(10, 244, 0, 0), 16)),
             nat_outgoing: true,
             encap: encap as i32,
             cross_subnet: false,
         }],
-        services: services(case, flows),
-        service_ranges: vec![prefix(Ipv4Addr::new(10, 96, 0, 0), 12)],
-        ip_sets: ip_sets(&servers, clients),
-        policies: policies(case),
+        services: services(case, family, flows),
+        service_ranges: vec![prefix(family, Ipv4Addr::new(10, 96, 0, 0), 12)],
+        ip_sets: ip_sets(family, &servers, clients),
+        policies: policies(case, family),
         timeouts: (case == Case::NewFlows).then(|| proto::Timeouts {
             tcp_syn: NEW_FLOW_SECONDS,
             udp_single: NEW_FLOW_SECONDS,
@@ -82,20 +104,28 @@ pub(crate) fn state(case: Case, flows: u32, clients: u16, connections: u32) -> p
 }
 
 /// What the kernel would tell of the underlay: one uplink, every other node a neighbour on it.
-pub(crate) fn underlay(case: Case) -> Underlay {
+pub(crate) fn underlay(case: Case, family: Family) -> Underlay {
     let remotes = || FIRST_REMOTE..FIRST_REMOTE + SERVERS_MAX as u8;
-    let route = |text: String, gateway: Option<Ipv4Addr>| UnderlayRoute {
-        prefix: text.parse().expect("a prefix"),
+    let route = |family: Family, network: Ipv4Addr, gateway: Option<Ipv4Addr>| UnderlayRoute {
+        prefix: format!("{}/{}", family.address(network), family.prefix_len(24))
+            .parse()
+            .expect("a prefix"),
         metric: 0,
         next_hops: vec![NextHop {
             port: "uplink".into(),
-            gateway: gateway.map(Into::into),
+            gateway: gateway.map(|gateway| family.address(gateway)),
             weight: 1,
         }],
     };
-    let mut routes = vec![route("192.168.0.0/24".into(), None)];
+    let of_nodes = Ipv4Addr::new(192, 168, 0, 0);
+    let mut routes: Vec<UnderlayRoute> = families(family)
+        .map(|family| route(family, of_nodes, None))
+        .collect();
     if !case.has_tunnel() {
-        routes.extend(remotes().map(|node| route(format!("10.244.{node}.0/24"), Some(node_address(node)))));
+        routes.extend(remotes().map(|node| {
+            let pods = Ipv4Addr::new(10, 244, node, 0);
+            route(family, pods, Some(node_address(node)))
+        }));
     }
     let link = |port: &str, mac, peer_mac| Link {
         port: port.into(),
@@ -110,11 +140,13 @@ pub(crate) fn underlay(case: Case) -> Underlay {
             link("host", GATEWAY_MAC, Some(wire::Mac([2, 9, 0, 0, 0, 1]))),
         ],
         routes,
-        neighbours: remotes()
-            .map(|node| Neighbour {
-                port: "uplink".into(),
-                address: node_address(node).into(),
-                mac: node_mac(node),
+        neighbours: families(family)
+            .flat_map(|family| {
+                remotes().map(move |node| Neighbour {
+                    port: "uplink".into(),
+                    address: family.address(node_address(node)),
+                    mac: node_mac(node),
+                })
             })
             .collect(),
     }
@@ -125,23 +157,38 @@ pub(crate) fn pod_port(role: &str, number: u16) -> String {
     format!("pod:default/{role}-{number}")
 }
 
-fn bytes(address: Ipv4Addr) -> Vec<u8> {
-    address.octets().to_vec()
-}
-
-fn prefix(address: Ipv4Addr, length: u32) -> proto::Prefix {
-    proto::Prefix {
-        address: bytes(address),
-        length,
+fn bytes(family: Family, address: Ipv4Addr) -> Vec<u8> {
+    match family.address(address) {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
     }
 }
 
-fn tunnel_end(node: u8) -> proto::TunnelEnd {
+fn prefix(family: Family, address: Ipv4Addr, length: u8) -> proto::Prefix {
+    proto::Prefix {
+        address: bytes(family, address),
+        length: family.prefix_len(length).into(),
+    }
+}
+
+/// The pods' own, and IPv4 below it.
+fn families(family: Family) -> impl Iterator<Item = Family> {
+    let below = (family == Family::V6).then_some(Family::V4);
+    std::iter::once(family).chain(below)
+}
+
+fn node_addresses(family: Family, node: u8) -> Vec<Vec<u8>> {
+    families(family)
+        .map(|family| bytes(family, node_address(node)))
+        .collect()
+}
+
+fn tunnel_end(family: Family, node: u8) -> proto::TunnelEnd {
     proto::TunnelEnd {
         encap: proto::Encap::Vxlan as i32,
-        address: vec![10, 244, node, 0],
+        address: bytes(family, Ipv4Addr::new(10, 244, node, 0)),
         mac: vtep_mac(node).0.to_vec(),
-        outer_address: vec![],
+        outer_address: bytes(Family::V4, node_address(node)),
     }
 }
 
@@ -153,7 +200,7 @@ fn port(name: &str, kind: proto::PortKind) -> proto::Port {
     }
 }
 
-fn pod(role: &str, number: u16, address: Ipv4Addr, case: Case) -> proto::Port {
+fn pod(role: &str, number: u16, address: Ipv4Addr, cluster: &Cluster) -> proto::Port {
     let attachment = |policy: String| proto::PolicyAttachment {
         tiers: vec![proto::Tier {
             name: "default".into(),
@@ -163,11 +210,17 @@ fn pod(role: &str, number: u16, address: Ipv4Addr, case: Case) -> proto::Port {
     };
     proto::Port {
         mac: pod_mac(address).0.to_vec(),
-        addresses: vec![bytes(address)],
+        addresses: vec![bytes(cluster.family, address)],
         interface: format!("{role}{number}"),
         mtu: POD_MTU,
-        ingress: case.has_policy().then(|| attachment(policy_id("in", role))),
-        egress: case.has_policy().then(|| attachment(policy_id("out", role))),
+        ingress: cluster
+            .case
+            .has_policy()
+            .then(|| attachment(policy_id("in", role))),
+        egress: cluster
+            .case
+            .has_policy()
+            .then(|| attachment(policy_id("out", role))),
         ..port(&pod_port(role, number), proto::PortKind::Pod)
     }
 }
@@ -181,7 +234,7 @@ fn origin(kind: &str, name: &str) -> proto::Origin {
     }
 }
 
-fn services(case: Case, flows: u32) -> Vec<proto::Service> {
+fn services(case: Case, family: Family, flows: u32) -> Vec<proto::Service> {
     let count = match case {
         Case::NewFlows => NEW_FLOW_SERVICES,
         _ if case.has_service() => flows.div_ceil(CLIENT_PORTS),
@@ -196,7 +249,7 @@ fn services(case: Case, flows: u32) -> Vec<proto::Service> {
         let backend = |server| {
             let at = case.server(flow, server);
             proto::Backend {
-                address: bytes(*at.ip()),
+                address: bytes(family, *at.ip()),
                 port: at.port().into(),
                 state: proto::BackendState::Ready as i32,
                 local: !case.is_remote(),
@@ -207,7 +260,7 @@ fn services(case: Case, flows: u32) -> Vec<proto::Service> {
             origin: Some(origin("Service", &format!("service-{number}"))),
             protocol,
             port: 80,
-            cluster_ips: vec![bytes(vip(number))],
+            cluster_ips: vec![bytes(family, vip(number))],
             backends: (0..case.servers()).map(backend).collect(),
             affinity_s: 0,
         }
@@ -217,14 +270,14 @@ fn services(case: Case, flows: u32) -> Vec<proto::Service> {
         .collect()
 }
 
-fn ip_sets(servers: &[Ipv4Addr], clients: u16) -> Vec<proto::IpSet> {
+fn ip_sets(family: Family, servers: &[Ipv4Addr], clients: u16) -> Vec<proto::IpSet> {
     let set = |id: &str, addresses: Vec<Ipv4Addr>| proto::IpSet {
         id: id.into(),
         kind: proto::ip_set::Kind::Addresses as i32,
         members: addresses
             .into_iter()
             .map(|address| proto::Member {
-                prefix: Some(prefix(address, 32)),
+                prefix: Some(prefix(family, address, 32)),
                 ..Default::default()
             })
             .collect(),
@@ -241,12 +294,13 @@ fn policy_id(direction: &str, role: &str) -> String {
 
 /// Clients may speak to the servers' set and servers be spoken to by the clients' set, on the servers' ports; nothing else.
 /// For new flows the rule that allows comes after 1,000 that don't match.
-fn policies(case: Case) -> Vec<proto::Policy> {
+fn policies(case: Case, family: Family) -> Vec<proto::Policy> {
     let before = if case == Case::NewFlows { NEW_FLOW_RULES } else { 0 };
     let rules = |peers: &str| -> Vec<proto::Rule> {
         let elsewhere = (0..before).map(|index| {
             let peer = proto::IpBlock {
                 prefix: Some(prefix(
+                    family,
                     Ipv4Addr::new(172, 16, (index >> 8) as u8, index as u8),
                     32,
                 )),

@@ -1,26 +1,48 @@
 //! Emitter: the head of each frame, written afresh from its flow's number as a NIC would write it.
 //!
-//! A template made by [`packet`](super::packet) gives everything that the flows share; ports, addresses, the number in the
-//! data and the checksums are put in, in a few instructions, so that no table of frames disturbs the caches.
+//! A template made by [`Traffic`] gives everything that the flows share; ports, addresses, the number in the data and the
+//! checksums are put in, in a few instructions, so that no table of frames disturbs the caches.
 
-use super::case::{Case, FIRST_REMOTE, GATEWAY_MAC, node_address, node_mac, pod_mac, vtep_mac};
-use super::packet::{Content, Step, Transport, Tunnel, VXLAN_LEN, frame, vxlan};
+use super::case::{Case, FIRST_REMOTE, node_address, node_mac, pod_mac, vtep_mac};
+use super::packet::{ChecksumFill, Family, Step, VXLAN_LEN, fold, halves, sum};
 use super::side::{End, Side, end};
+use super::sizes::Sizes;
+use super::traffic::{Traffic, Turn, tunnel_port};
 
-/// One packet to be sent: whose it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Turn {
-    pub(crate) flow: u32,
-    pub(crate) client: u16,
-    /// Which server answers: known once the first packet has come out.
-    pub(crate) server: u16,
+/// Writes the frames of one step in one direction, of all lengths.
+#[derive(Clone, Debug)]
+pub(crate) struct Emitters {
+    sizes: Sizes,
+    /// One for each length.
+    of: Vec<Emitter>,
 }
 
-/// Writes the frames of one step in one direction.
+impl Emitters {
+    /// For the packets of `step` (VXLAN before them, where the case has that).
+    pub(crate) fn new(traffic: &Traffic, step: Step, reply: bool) -> Self {
+        let of_length = |kind| {
+            let mut flows = 0..;
+            let flow = flows.find(|flow| traffic.sizes.kind(*flow) == kind);
+            Emitter::new(traffic, step, reply, flow.expect("each length occurs"))
+        };
+        Self {
+            sizes: traffic.sizes,
+            of: (0..traffic.sizes.lengths().len()).map(of_length).collect(),
+        }
+    }
+
+    /// Which length `turn` has, and who writes that.
+    #[inline]
+    pub(crate) fn of(&self, turn: Turn) -> (usize, &Emitter) {
+        let kind = self.sizes.kind(turn.flow);
+        (kind, &self.of[kind])
+    }
+}
+
+/// Writes the frames of one length.
 #[derive(Clone, Debug)]
 pub(crate) struct Emitter {
     case: Case,
-    transport: Transport,
     reply: bool,
     client: Side,
     peer: Side,
@@ -29,6 +51,14 @@ pub(crate) struct Emitter {
     frame_len: usize,
     /// Where the inner Ethernet header begins: 0, or behind VXLAN's.
     link: usize,
+    /// Where the addresses are, of IPv6 their last four bytes.
+    src_at: usize,
+    dst_at: usize,
+    l4: usize,
+    checksum_at: usize,
+    /// IPv4 has a checksum of its own.
+    has_ip_checksum: bool,
+    is_partial: bool,
     /// Sums of what the template has besides the fields that are put in.
     outer_sum: u32,
     ip_sum: u32,
@@ -36,37 +66,47 @@ pub(crate) struct Emitter {
 }
 
 impl Emitter {
-    /// For the packets of `step` in a frame of `frame_len` bytes (VXLAN before it, where the case has that).
-    pub(crate) fn new(case: Case, transport: Transport, step: Step, reply: bool, frame_len: usize) -> Self {
-        let tunnel = reply && case.has_tunnel();
-        let turn = Turn {
-            flow: 0,
-            client: 0,
-            server: 0,
-        };
-        let whole = whole_frame(case, transport, step, reply, frame_len, turn);
-        let link = if tunnel { VXLAN_LEN } else { 0 };
-        let head_len = link + 14 + 20 + transport.header_len() + 4;
+    /// For frames as long as those of flow `flow`.
+    fn new(traffic: &Traffic, step: Step, reply: bool, flow: u32) -> Self {
+        let (case, transport) = (traffic.case, traffic.transport);
+        let turn = Turn { flow, ..Turn::FIRST };
+        let whole = traffic.arriving(step, reply, turn);
+        let link = traffic.link(reply, false);
+        let head_len = link + traffic.headers_len() + 4;
         let mut head = [0; HEAD_MAX];
         head[..head_len].copy_from_slice(&whole[..head_len]);
-        let (ip, l4) = (link + 14, link + 34);
+        let ip = link + 14;
+        let l4 = ip + traffic.family.header_len();
+        let (src_at, dst_at) = match traffic.family {
+            Family::V4 => (l4 - 8, l4 - 4),
+            Family::V6 => (l4 - 20, l4 - 4),
+        };
+        let checksum_at = l4 + transport.checksum_at();
         // Fields that are put in count as zero.
         let clear = |head: &mut [u8], from: usize, len: usize| head[from..from + len].fill(0);
-        clear(&mut head, ip + 10, 10);
+        clear(&mut head, src_at, 4);
+        clear(&mut head, dst_at, 4);
         clear(&mut head, l4, 4);
-        clear(&mut head, l4 + transport.checksum_at(), 2);
+        clear(&mut head, checksum_at, 2);
         clear(&mut head, head_len - 4, 4);
+        let (has_ip_checksum, addresses) = match traffic.family {
+            Family::V4 => (true, ip + 12..l4),
+            Family::V6 => (false, ip + 8..l4),
+        };
+        if has_ip_checksum {
+            clear(&mut head, ip + 10, 2);
+        }
         let mut outer_sum = 0;
-        if tunnel {
+        if link > 0 {
             clear(&mut head, 14 + 10, 10);
             clear(&mut head, 34, 2);
             outer_sum = sum(&head[14..34]);
         }
-        let l4_len = frame_len - 34;
-        let l4_sum = sum(&head[l4..head_len]) + u32::from(head[ip + 9]) + l4_len as u32;
+        let l4_len = (whole.len() - l4) as u32;
+        let pseudo_sum = sum(&head[addresses]) + u32::from(transport.number()) + l4_len;
+        let is_partial = traffic.checksum == ChecksumFill::Partial && !(reply && case.is_remote());
         Self {
             case,
-            transport,
             reply,
             client: Side::of(|turn| case.source(turn.flow, turn.client)),
             peer: Side::of(|turn| {
@@ -76,13 +116,23 @@ impl Emitter {
                     case.destination(turn.flow)
                 }
             }),
-            head,
-            head_len,
             frame_len: whole.len(),
             link,
+            src_at,
+            dst_at,
+            l4,
+            checksum_at,
+            has_ip_checksum,
+            is_partial,
             outer_sum,
             ip_sum: sum(&head[ip..ip + 20]),
-            l4_sum,
+            l4_sum: if is_partial {
+                pseudo_sum
+            } else {
+                pseudo_sum + sum(&head[l4..head_len])
+            },
+            head,
+            head_len,
         }
     }
 
@@ -106,16 +156,24 @@ impl Emitter {
         } else {
             (client, peer)
         };
-        let addresses = (u64::from(src.0) << 32) | u64::from(dst.0);
+        let address_sum = halves(src.0) + halves(dst.0);
+        put(bytes, self.src_at, &src.0.to_be_bytes());
+        put(bytes, self.dst_at, &dst.0.to_be_bytes());
+        if self.has_ip_checksum {
+            put(
+                bytes,
+                self.link + 24,
+                &(!fold(self.ip_sum + address_sum)).to_be_bytes(),
+            );
+        }
         let ports = (u32::from(src.1) << 16) | u32::from(dst.1);
-        let ip = self.link + 14;
-        let address_sum = halves((addresses >> 32) as u32) + halves(addresses as u32);
-        put(bytes, ip + 12, &addresses.to_be_bytes());
-        put(bytes, ip + 10, &(!fold(self.ip_sum + address_sum)).to_be_bytes());
-        let l4 = ip + 20;
-        put(bytes, l4, &ports.to_be_bytes());
-        let l4_sum = fold(self.l4_sum + address_sum + halves(ports) + halves(turn.flow));
-        put(bytes, l4 + self.transport.checksum_at(), &(!l4_sum).to_be_bytes());
+        put(bytes, self.l4, &ports.to_be_bytes());
+        let checksum = if self.is_partial {
+            fold(self.l4_sum + address_sum)
+        } else {
+            !fold(self.l4_sum + address_sum + halves(ports) + halves(turn.flow))
+        };
+        put(bytes, self.checksum_at, &checksum.to_be_bytes());
         put(bytes, self.head_len - 4, &turn.flow.to_be_bytes());
         if self.reply {
             self.write_reply_links(turn, bytes);
@@ -138,13 +196,12 @@ impl Emitter {
     /// Copies the template, and zeros behind it where a fixed length is quicker.
     #[inline]
     fn copy_head(&self, bytes: &mut [u8]) {
-        if self.link == 0
-            && let (Some(to), Some(from)) = (bytes.first_chunk_mut::<64>(), self.head.first_chunk())
-        {
-            *to = *from;
-        } else if let Some(to) = bytes.first_chunk_mut() {
-            *to = self.head;
-        } else {
+        let is_copied = match self.head_len {
+            ..=64 => copy::<64>(bytes, &self.head),
+            65..=112 => copy::<112>(bytes, &self.head),
+            _ => copy::<HEAD_MAX>(bytes, &self.head),
+        };
+        if !is_copied {
             bytes[..self.head_len].copy_from_slice(&self.head[..self.head_len]);
         }
     }
@@ -177,55 +234,14 @@ impl Emitter {
     }
 }
 
-/// What the emitter writes, built whole: the template's source, and what tests hold it against.
-pub(crate) fn whole_frame(
-    case: Case,
-    transport: Transport,
-    step: Step,
-    reply: bool,
-    frame_len: usize,
-    turn: Turn,
-) -> Vec<u8> {
-    let client = case.source(turn.flow, turn.client);
-    let server = case.server(turn.flow, turn.server);
-    let (src, dst) = if reply {
-        (server, client)
-    } else {
-        (client, case.destination(turn.flow))
+/// Copies the first `N` bytes; false when there is no room for so many.
+#[inline]
+fn copy<const N: usize>(to: &mut [u8], from: &[u8; HEAD_MAX]) -> bool {
+    let (Some(to), Some(from)) = (to.first_chunk_mut::<N>(), from.first_chunk()) else {
+        return false;
     };
-    let content = Content {
-        transport,
-        step,
-        src,
-        dst,
-        ttl: 64,
-        flow: turn.flow,
-        frame_len,
-    };
-    let node = FIRST_REMOTE + turn.server as u8;
-    if !reply {
-        return frame(GATEWAY_MAC, pod_mac(*client.ip()), &content);
-    }
-    if case.has_tunnel() {
-        let inner = frame(vtep_mac(1), vtep_mac(node), &content);
-        let tunnel = Tunnel {
-            to: node_mac(1),
-            from: node_mac(node),
-            src: node_address(node),
-            dst: node_address(1),
-            sport: tunnel_port(turn.flow),
-        };
-        return vxlan(&tunnel, &inner);
-    }
-    if case.is_remote() {
-        return frame(node_mac(1), node_mac(node), &content);
-    }
-    frame(GATEWAY_MAC, pod_mac(*server.ip()), &content)
-}
-
-/// The UDP source port that the other node's hash gave the flow.
-fn tunnel_port(flow: u32) -> u16 {
-    0xc000 | (flow & 0x3fff) as u16
+    *to = *from;
+    true
 }
 
 #[inline]
@@ -233,60 +249,58 @@ fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
     bytes[at..at + field.len()].copy_from_slice(field);
 }
 
-#[inline]
-fn halves(word: u32) -> u32 {
-    (word >> 16) + (word & 0xffff)
-}
-
-/// The one's complement sum of a few dozen 16-bit words, as 16 bits.
-#[inline]
-fn fold(sum: u32) -> u16 {
-    halves(halves(sum)) as u16
-}
-
-fn sum(bytes: &[u8]) -> u32 {
-    bytes
-        .chunks(2)
-        .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)))
-        .sum()
-}
-
-/// VXLAN, Ethernet, IPv4, TCP, and the flow's number, in whole vectors.
-const HEAD_MAX: usize = (VXLAN_LEN + 14 + 20 + 20 + 4_usize).next_multiple_of(16);
+/// VXLAN, Ethernet, IPv6, TCP, and the flow's number.
+const HEAD_MAX: usize = VXLAN_LEN + 14 + 40 + 20 + 4;
 
 #[cfg(test)]
 mod tests {
     use clap::ValueEnum;
 
+    use super::super::packet::Transport;
+    use super::super::sizes::FrameLen;
     use super::*;
 
     #[test]
     fn emitted_frames_are_those_built_whole() {
         for case in Case::value_variants() {
             for transport in [Transport::Tcp, Transport::Udp] {
-                for (step, reply) in [
-                    (Step::Open, false),
-                    (Step::Answer, true),
-                    (Step::Data, false),
-                    (Step::Data, true),
-                ] {
-                    let emitter = Emitter::new(*case, transport, step, reply, 100);
-                    for flow in [0, 1, 32_767, 32_768, 65_535, 1_000_000, 9_999_999] {
-                        let server = flow as u16 % case.servers();
-                        let turn = Turn {
-                            flow,
-                            client: flow as u16 % 7,
-                            server,
-                        };
-                        let whole = whole_frame(*case, transport, step, reply, 100, turn);
-                        let mut bytes = vec![0; emitter.frame_len()];
-                        emitter.write(turn, &mut bytes);
-                        assert_eq!(
-                            bytes, whole,
-                            "{case:?} {transport:?} {step:?} reply {reply} {turn:?}"
-                        );
+                for family in [Family::V4, Family::V6] {
+                    for frame in [FrameLen::Bytes(100), FrameLen::Imix] {
+                        for checksum in [ChecksumFill::Full, ChecksumFill::Partial] {
+                            let traffic = Traffic {
+                                case: *case,
+                                transport,
+                                family,
+                                sizes: Sizes::of(frame, family),
+                                checksum,
+                            };
+                            compare(&traffic);
+                        }
                     }
                 }
+            }
+        }
+    }
+
+    fn compare(traffic: &Traffic) {
+        for (step, reply) in [
+            (Step::Open, false),
+            (Step::Answer, true),
+            (Step::Data, false),
+            (Step::Data, true),
+        ] {
+            let emitters = Emitters::new(traffic, step, reply);
+            for flow in [0, 1, 6, 32_767, 32_768, 65_535, 1_000_000, 9_999_999] {
+                let turn = Turn {
+                    flow,
+                    client: flow as u16 % 7,
+                    server: flow as u16 % traffic.case.servers(),
+                };
+                let (_, emitter) = emitters.of(turn);
+                let mut bytes = vec![0; emitter.frame_len()];
+                emitter.write(turn, &mut bytes);
+                let whole = traffic.arriving(step, reply, turn);
+                assert_eq!(bytes, whole, "{traffic:?} {step:?} reply {reply} {turn:?}");
             }
         }
     }

@@ -8,6 +8,8 @@ mod packet;
 mod port;
 mod rig;
 mod side;
+mod sizes;
+mod traffic;
 
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
@@ -21,14 +23,17 @@ use fastpath::snapshot::Snapshot;
 use serde::Serialize;
 
 pub(crate) use case::Case;
-pub(crate) use packet::Transport;
+pub(crate) use packet::{ChecksumFill, Family, Transport};
+pub(crate) use sizes::FrameLen;
 
 use crate::random::Random;
 use crate::slices::{Slices, clean};
 use crate::usage::Usage;
-use emitter::Turn;
+use cluster::Cluster;
 use packet::Step;
 use rig::{Rig, Setup};
+use sizes::Sizes;
+use traffic::{Traffic, Turn};
 
 /// Which flow the next packet belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -48,15 +53,22 @@ pub(crate) struct Args {
     /// Flows, all workers together; of new-flows: how many are live.
     #[arg(long, default_value_t = 64_000)]
     pub(crate) flows: u32,
-    /// Bytes of the frame (the inner one where it comes by tunnel), without check sequence.
-    #[arg(long, default_value_t = 64)]
-    pub(crate) frame: usize,
+    /// Bytes of the frame (the inner one where it comes by tunnel), without check sequence; or imix: 64, 590 and 1514 bytes as
+    /// 7 : 4 : 1.
+    #[arg(long, default_value = "64", default_value_if("family", "6", "80"))]
+    pub(crate) frame: FrameLen,
     /// How packets are spread over the flows.
     #[arg(long, value_enum, default_value = "uniform")]
     pub(crate) dist: Distribution,
     /// Transport of the flows.
     #[arg(long, value_enum, default_value = "tcp")]
-    pub l4: Transport,
+    pub(crate) l4: Transport,
+    /// Version of IP of the flows.
+    #[arg(long, value_enum, default_value = "4")]
+    pub(crate) family: Family,
+    /// Transport checksums of what pods send.
+    #[arg(long, value_enum, default_value = "full")]
+    pub(crate) checksum: ChecksumFill,
     /// Pods that the packets come from; 8 for new-flows, whose connections nobody answers: one port may have a quarter of the
     /// table so.
     #[arg(long, default_value_t = 1, default_value_if("case", "new-flows", "8"))]
@@ -84,7 +96,7 @@ pub(crate) struct Args {
 pub(crate) struct Line {
     case: String,
     flows: u32,
-    frame: usize,
+    frame: FrameLen,
     dist: &'static str,
     workers: usize,
     cycles_per_packet: f64,
@@ -103,7 +115,7 @@ pub(crate) struct Line {
 pub(crate) struct Sent {
     case: String,
     flows: u32,
-    frame: usize,
+    frame: FrameLen,
     packets: u64,
 }
 
@@ -147,7 +159,13 @@ impl Args {
         limit("ports", self.ports.into(), 1, case::CLIENTS_MAX.into())?;
         let flows_min = u64::from(self.ports) * self.workers as u64;
         limit("flows", self.flows.into(), flows_min, case::FLOWS_MAX.into())?;
-        limit("frame", self.frame as u64, FRAME_MIN, FRAME_MAX)?;
+        if let FrameLen::Bytes(bytes) = self.frame {
+            let first = match self.family {
+                Family::V4 => FRAME_MIN,
+                Family::V6 => FRAME_MIN_V6,
+            };
+            limit("frame", bytes as u64, first, FRAME_MAX)?;
+        }
         if !(self.seconds > 0.0 && self.seconds <= 3600.0) {
             return Err(Usage(format!(
                 "--seconds {}: more than 0, at most 3600",
@@ -161,6 +179,17 @@ impl Args {
             return Err(Usage("--packets is for one worker".into()));
         }
         Ok(())
+    }
+
+    /// What its packets have in common.
+    fn traffic(&self) -> Traffic {
+        Traffic {
+            case: self.case,
+            transport: self.l4,
+            family: self.family,
+            sizes: Sizes::of(self.frame, self.family),
+            checksum: self.checksum,
+        }
     }
 }
 
@@ -212,15 +241,25 @@ fn snapshot(args: &Args) -> Result<(Arc<Shared>, Snapshot)> {
     } else {
         connections
     };
-    let state = cluster::state(args.case, args.flows, args.ports, connections);
+    let state = cluster::state(&Cluster {
+        case: args.case,
+        family: args.family,
+        flows: args.flows,
+        clients: args.ports,
+        connections,
+    });
     let valid = ValidState::try_from(state).context("the bench's state")?;
-    let snapshot = compile::compile(&valid, &cluster::underlay(args.case))
+    let snapshot = compile::compile(&valid, &cluster::underlay(args.case, args.family))
         .context("the bench's state")?
         .snapshot;
+    let (connections_v4, connections_v6) = match args.family {
+        Family::V4 => (connections, OTHER_FAMILY),
+        Family::V6 => (OTHER_FAMILY, connections),
+    };
     let config = SharedConfig {
         seats: args.workers,
-        connections_v4: connections,
-        connections_v6: 64,
+        connections_v4,
+        connections_v6,
         seed: u128::from(args.seed),
     };
     let shared = Shared::new(&config, Arc::new(snapshot.clone()))?;
@@ -272,9 +311,7 @@ fn work(
 /// A worker with its share of the flows established, ready to receive them in the measured order.
 fn prepare(args: &Args, shared: &Arc<Shared>, snapshot: &Snapshot, seat: usize) -> Result<(Rig, Vec<Turn>)> {
     let setup = Setup {
-        case: args.case,
-        transport: args.l4,
-        frame_len: args.frame,
+        traffic: args.traffic(),
         clients: args.ports,
         workers: args.workers,
         ns_per_packet: match (args.case, args.packets) {
@@ -325,12 +362,13 @@ fn start_new_flows(rig: &mut Rig, args: &Args, turn: impl Fn(u32) -> Turn) -> Re
 
 /// Frames of new flows: each to one of its Service's servers, and otherwise as it should be.
 fn verify_new(rig: &mut Rig, args: &Args) -> Result<u64> {
+    let traffic = args.traffic();
     let mut seen = 0;
     rig.sample(VERIFIED, &mut |sent| {
-        let (flow, server) = expect::identify(args.case, args.l4, sent, false)?;
+        let (flow, server) = expect::identify(&traffic, sent, false)?;
         let client = (flow % u32::from(args.ports)) as u16;
         let turn = Turn { flow, client, server };
-        expect::check(args.case, args.l4, Step::Open, false, args.frame, turn, sent)?;
+        expect::check(&traffic, Step::Open, false, turn, sent)?;
         seen += 1;
         Ok(())
     })?;
@@ -376,12 +414,18 @@ fn line(args: &Args, workers: &[Measured], shared: &Shared) -> Line {
             slices: workers.iter().map(|worker| worker.gross.len()).sum(),
             clean: workers.iter().map(|worker| worker.gross.clean()).sum(),
             gross_spread: [0.0, 0.25, 0.75].map(|at| mean(&|worker| worker.gross.quantile(at))),
-            pages: shared.v4().pages().to_string(),
+            pages: match args.family {
+                Family::V4 => shared.v4().pages(),
+                Family::V6 => shared.v6().pages(),
+            }
+            .to_string(),
             moved: workers.iter().flat_map(|worker| worker.moved.clone()).collect(),
         },
     }
 }
 
+/// Connections of the version of IP that is not measured.
+const OTHER_FAMILY: u32 = 64;
 /// Ticks between two readings: some 0.4 ms, so that most slices see no other thread.
 const SLICE_TICKS: f64 = 1e6;
 const SLICE_PACKETS_MAX: u64 = 8192;
@@ -395,6 +439,7 @@ const NEW_FLOWS_MIN: u32 = 1 << 16;
 const WORKERS_MAX: u64 = 64;
 /// The headers and the flow's number.
 const FRAME_MIN: u64 = 60;
+const FRAME_MIN_V6: u64 = 80;
 const FRAME_MAX: u64 = 1514;
 
 #[cfg(test)]

@@ -9,36 +9,73 @@ use std::rc::Rc;
 use fastpath::io::frame::{HEADROOM, METADATA_LEN};
 use fastpath::io::{Capabilities, Checksum, Frame, Memory, PacketIo};
 
-use super::emitter::{Emitter, Turn};
+use super::emitter::Emitters;
+use super::traffic::Turn;
 
-/// The frames that no port's caller has.
+/// The frames that no port's caller has, by their length.
 #[derive(Debug)]
 pub(crate) struct Pool {
+    kinds: Vec<Kind>,
+}
+
+/// Those of one length.
+#[derive(Debug)]
+struct Kind {
     /// To be given next, the last first.
     free: Vec<Frame>,
     /// Come back since those were.
     back: Vec<Frame>,
-    /// Bytes of a frame that starts behind the whole headroom.
-    plain_len: usize,
+    /// What a frame is made of that starts behind the whole headroom.
+    zeros: Vec<u8>,
 }
 
 impl Pool {
-    /// `count` frames of zeros.
-    pub(crate) fn new(memory: &mut Memory, count: usize, plain_len: usize) -> Rc<RefCell<Self>> {
-        let mut pool = Self {
-            free: Vec::with_capacity(count),
-            back: Vec::with_capacity(count),
-            plain_len,
+    /// `count` frames of zeros in all, of each of these lengths.
+    pub(crate) fn new(memory: &mut Memory, count: usize, lengths: &[usize]) -> Rc<RefCell<Self>> {
+        let of_length = |len: &usize| {
+            let mut kind = Kind {
+                free: Vec::with_capacity(count),
+                back: Vec::with_capacity(count),
+                zeros: vec![0; *len],
+            };
+            for _ in 0..count / lengths.len() {
+                let frame = kind.allocate(memory).expect("memory for the pool");
+                kind.free.push(frame);
+            }
+            kind
         };
-        for _ in 0..count {
-            let frame = pool.allocate(memory).expect("memory for the pool");
-            pool.free.push(frame);
-        }
-        Rc::new(RefCell::new(pool))
+        Rc::new(RefCell::new(Self {
+            kinds: lengths.iter().map(of_length).collect(),
+        }))
     }
 
+    /// Takes frames back, but for those that the pipeline made.
+    #[inline]
+    fn give(&mut self, memory: &mut Memory, frames: &mut Vec<Frame>) {
+        if let [only] = &mut self.kinds[..]
+            && frames.iter().all(|frame| only.has(frame))
+        {
+            only.back.append(frames);
+            return;
+        }
+        for frame in frames.drain(..) {
+            match self.kinds.iter_mut().find(|kind| kind.has(&frame)) {
+                Some(kind) => kind.back.push(frame),
+                None => memory.release(frame),
+            }
+        }
+    }
+}
+
+impl Kind {
     fn allocate(&self, memory: &mut Memory) -> Option<Frame> {
-        memory.allocate_copy(&vec![0; self.plain_len])
+        memory.allocate_copy(&self.zeros)
+    }
+
+    /// A frame of this length, which something may have been pushed in front of.
+    #[inline]
+    fn has(&self, frame: &Frame) -> bool {
+        !frame.is_chain() && frame.headroom() + frame.len() == HEADROOM - METADATA_LEN + self.zeros.len()
     }
 
     /// Moves `count` frames, of the length that they were given back with, to the end of `into`.
@@ -53,24 +90,6 @@ impl Pool {
             self.free.push(frame);
         }
         into.extend(self.free.drain(self.free.len() - count..));
-    }
-
-    /// Takes frames back, but for those that the pipeline made.
-    #[inline]
-    fn give(&mut self, memory: &mut Memory, frames: &mut Vec<Frame>) {
-        let ends_at = HEADROOM - METADATA_LEN + self.plain_len;
-        let is_ours = |frame: &Frame| !frame.is_chain() && frame.headroom() + frame.len() == ends_at;
-        if frames.iter().all(is_ours) {
-            self.back.append(frames);
-            return;
-        }
-        for frame in frames.drain(..) {
-            if is_ours(&frame) {
-                self.back.push(frame);
-            } else {
-                memory.release(frame);
-            }
-        }
     }
 }
 
@@ -90,7 +109,7 @@ fn resize(frame: &mut Frame, len: usize) {
 /// What a port is to receive.
 #[derive(Clone, Debug)]
 pub(crate) struct Play {
-    pub(crate) emitter: Emitter,
+    pub(crate) emitters: Emitters,
     /// Whose turn it is; begins anew at its end.
     pub(crate) order: Rc<[Turn]>,
     next: usize,
@@ -99,9 +118,9 @@ pub(crate) struct Play {
 
 impl Play {
     /// The turns in this order, round and round; nothing is sent until [`WirePort::let_in`].
-    pub(crate) fn new(emitter: Emitter, order: Rc<[Turn]>) -> Self {
+    pub(crate) fn new(emitters: Emitters, order: Rc<[Turn]>) -> Self {
         Self {
-            emitter,
+            emitters,
             order,
             next: 0,
             left: 0,
@@ -176,11 +195,20 @@ impl PacketIo for WirePort {
             return 0;
         };
         let count = (room.min(self.burst) as u64).min(play.left) as usize;
-        let (from, len) = (into.len(), play.emitter.frame_len());
-        self.pool.borrow_mut().take(memory, count, into);
-        for frame in &mut into[from..] {
-            resize(frame, len);
-            play.emitter.write(play.order[play.next], memory.bytes_mut(frame));
+        let (from, mut pool) = (into.len(), self.pool.borrow_mut());
+        let is_mixed = pool.kinds.len() > 1;
+        if !is_mixed {
+            pool.kinds[0].take(memory, count, into);
+        }
+        for at in from..from + count {
+            let turn = play.order[play.next];
+            let (kind, emitter) = play.emitters.of(turn);
+            if is_mixed {
+                pool.kinds[kind].take(memory, 1, into);
+            }
+            let frame = &mut into[at];
+            resize(frame, emitter.frame_len());
+            emitter.write(turn, memory.bytes_mut(frame));
             play.next += 1;
             if play.next == play.order.len() {
                 play.next = 0;

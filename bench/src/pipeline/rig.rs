@@ -13,17 +13,16 @@ use fastpath::worker::{Worker, WorkerConfig};
 
 use super::case::Case;
 use super::cluster::pod_port;
-use super::emitter::{Emitter, Turn};
+use super::emitter::Emitters;
 use super::expect;
-use super::packet::{Step, Transport};
+use super::packet::Step;
 use super::port::{Play, Pool, WirePort};
+use super::traffic::{Traffic, Turn};
 
 /// What a rig is for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
-    pub(crate) case: Case,
-    pub(crate) transport: Transport,
-    pub(crate) frame_len: usize,
+    pub(crate) traffic: Traffic,
     /// Client pods.
     pub(crate) clients: u16,
     pub(crate) workers: usize,
@@ -61,12 +60,12 @@ impl Rig {
             punt_to_host_mac: false,
         };
         let mut memory = Memory::mapped(CHUNKS, 2048)?;
-        let pool = Pool::new(&mut memory, POOL_FRAMES, setup.frame_len);
+        let pool = Pool::new(&mut memory, POOL_FRAMES, setup.traffic.sizes.lengths());
         let mut worker = Worker::new(config, Arc::clone(shared), memory, Unobserved);
         let burst = (BATCH_MAX / usize::from(setup.clients)).max(1);
         let mut all = Vec::new();
         for port in snapshot.ports() {
-            let burst = if port.name.starts_with("pod:") && !setup.case.measures_replies() {
+            let burst = if port.name.starts_with("pod:") && !setup.traffic.case.measures_replies() {
                 burst
             } else {
                 BATCH_MAX
@@ -88,10 +87,10 @@ impl Rig {
         Ok(Self {
             uplink: by_name("uplink")?,
             clients: pods("client", setup.clients)?,
-            servers: if setup.case.is_remote() {
+            servers: if setup.traffic.case.is_remote() {
                 Vec::new()
             } else {
-                pods("server", setup.case.servers())?
+                pods("server", setup.traffic.case.servers())?
             },
             all,
             emitting: Vec::new(),
@@ -114,13 +113,9 @@ impl Rig {
 
     /// Sets what all ports receive: `turns`, of one step and direction, each at the port that it belongs to.
     pub(crate) fn play(&mut self, step: Step, reply: bool, turns: &[Turn]) {
-        let Setup {
-            case,
-            transport,
-            frame_len,
-            ..
-        } = self.setup;
-        let emitter = Emitter::new(case, transport, step, reply, frame_len);
+        let traffic = self.setup.traffic;
+        let case = traffic.case;
+        let emitters = Emitters::new(&traffic, step, reply);
         let senders: Vec<PortId> = match (reply, case.is_remote()) {
             (false, _) => self.clients.clone(),
             (true, true) => vec![self.uplink],
@@ -142,7 +137,7 @@ impl Rig {
                 turns.iter().filter(mine).copied().collect()
             };
             if !order.is_empty() {
-                self.port(*id).play(Some(Play::new(emitter.clone(), order)));
+                self.port(*id).play(Some(Play::new(emitters.clone(), order)));
                 self.emitting.push(*id);
             }
         }
@@ -151,13 +146,13 @@ impl Rig {
     /// Brings `flows` up, in order: the first packet, the answer, one more; so many at a time as one port may leave unanswered.
     /// Returns them with the servers that they got.
     pub(crate) fn establish(&mut self, mut turns: Vec<Turn>) -> Result<Vec<Turn>> {
-        let (case, transport) = (self.setup.case, self.setup.transport);
+        let traffic = self.setup.traffic;
         for group in turns.chunks_mut(ESTABLISHED_TOGETHER) {
             self.play(Step::Open, false, group);
             let first = group.first().map_or(0, |turn| turn.flow);
             let mut missing = group.len();
             self.once(&mut |sent| {
-                let (flow, server) = expect::identify(case, transport, sent, false)?;
+                let (flow, server) = expect::identify(&traffic, sent, false)?;
                 group[(flow - first) as usize].server = server;
                 missing -= 1;
                 Ok(())
@@ -214,20 +209,15 @@ impl Rig {
 
     /// Checks output frames of the measured phase against what they should be; `turns` by flow, from `first` on.
     pub(crate) fn verify(&mut self, frames: u64, step: Step, turns: &[Turn], first: u32) -> Result<u64> {
-        let Setup {
-            case,
-            transport,
-            frame_len,
-            ..
-        } = self.setup;
-        let reply = case.measures_replies();
+        let traffic = self.setup.traffic;
+        let reply = traffic.case.measures_replies();
         let mut seen = 0;
         self.sample(frames, &mut |sent| {
-            let (flow, _) = expect::identify(case, transport, sent, reply)?;
+            let (flow, _) = expect::identify(&traffic, sent, reply)?;
             let turn = *turns
                 .get((flow - first) as usize)
                 .with_context(|| format!("a frame of flow {flow}, which was not sent"))?;
-            expect::check(case, transport, step, reply, frame_len, turn, sent)?;
+            expect::check(&traffic, step, reply, turn, sent)?;
             seen += 1;
             Ok(())
         })?;
@@ -284,7 +274,7 @@ impl Rig {
         }
         let ticks = clock::tsc() - start;
         self.floor_sent += done;
-        if self.setup.case == Case::NewFlows {
+        if self.setup.traffic.case == Case::NewFlows {
             // The clock stood still: these flows still have to come.
             for (id, place) in places {
                 self.port(id).go_to(place);
@@ -338,7 +328,7 @@ impl Rig {
         );
         let created = counters.flows_created.get();
         ensure!(
-            self.setup.case != Case::NewFlows || created == conservation.rx,
+            self.setup.traffic.case != Case::NewFlows || created == conservation.rx,
             "not every packet opened a flow: {:?}",
             moved()
         );

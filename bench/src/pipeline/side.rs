@@ -3,7 +3,7 @@
 use std::net::SocketAddrV4;
 
 use super::case::CLIENT_PORTS;
-use super::emitter::Turn;
+use super::traffic::Turn;
 
 /// Address and port.
 pub(crate) type End = (u32, u16);

@@ -8,9 +8,11 @@ fn args(case: Case, l4: Transport) -> Args {
     Args {
         case,
         flows: 200,
-        frame: 64,
+        frame: FrameLen::Bytes(64),
         dist: Distribution::Uniform,
         l4,
+        family: Family::V4,
+        checksum: ChecksumFill::Full,
         ports: 1,
         workers: 1,
         seconds: 1e-6,
@@ -61,13 +63,41 @@ fn a_number_of_packets_is_sent_and_no_more() {
     }
 }
 
+/// The same with the other version of IP, with all lengths, and with checksums that someone has to complete.
+#[test]
+fn ipv6_the_mix_and_partial_checksums_arrive_as_they_should() {
+    for case in [
+        Case::Forward,
+        Case::Policy,
+        Case::Service,
+        Case::ServiceVxlan,
+        Case::ServiceVxlanReturn,
+    ] {
+        for l4 in [Transport::Tcp, Transport::Udp] {
+            for family in [Family::V4, Family::V6] {
+                for checksum in [ChecksumFill::Full, ChecksumFill::Partial] {
+                    let line = run(&Args {
+                        family,
+                        checksum,
+                        frame: FrameLen::Imix,
+                        ..args(case, l4)
+                    })
+                    .unwrap_or_else(|error| panic!("{case:?} {l4:?} {family:?} {checksum:?}: {error:#}"));
+                    assert_eq!(line.notes.verified, 2 * VERIFIED, "{case:?}");
+                    assert_eq!(moved(&line, "flows-created"), 200);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn ports_workers_sizes_and_zipf_forward_too() {
     for case in [Case::Policy, Case::ServiceVxlan, Case::ServiceVxlanReturn] {
         let line = run(&Args {
             ports: 7,
             workers: 2,
-            frame: 1500,
+            frame: FrameLen::Bytes(1500),
             dist: Distribution::Zipf,
             ..args(case, Transport::Tcp)
         })
@@ -85,9 +115,9 @@ fn a_wrong_byte_is_found() {
         client: 0,
         server: 2,
     };
-    let (case, l4) = (Case::ServiceVxlan, Transport::Tcp);
-    let right = expect::expected(case, l4, Step::Data, false, 64, turn, 0xc123);
-    let check = |sent: &[u8]| expect::check(case, l4, Step::Data, false, 64, turn, sent);
+    let traffic = args(Case::ServiceVxlan, Transport::Tcp).traffic();
+    let right = traffic.leaving(Step::Data, false, turn, 0xc123);
+    let check = |sent: &[u8]| expect::check(&traffic, Step::Data, false, turn, sent);
     check(&right).unwrap();
     for at in 0..right.len() {
         let mut wrong = right.clone();
@@ -103,7 +133,7 @@ fn what_cannot_be_run_is_refused_by_name() {
     for (wrong, named) in [
         (
             Args {
-                frame: 20,
+                frame: FrameLen::Bytes(20),
                 ..base.clone()
             },
             "--frame 20",
