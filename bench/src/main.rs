@@ -1,7 +1,8 @@
-//! Ringway's benchmarks: `bench core`, `bench table`, `bench live`. README.md says what each measures.
+//! Ringway's benchmarks: `bench core`, `bench table`, `bench policy`, `bench live`. README.md says what each measures.
 
 mod live;
 mod pipeline;
+mod policy;
 mod random;
 mod slices;
 mod table;
@@ -23,13 +24,16 @@ enum Command {
     Core(pipeline::Args),
     /// The flow table alone, or another map in its place.
     Table(table::Args),
+    /// What policy says of a flow's first packet, alone, with many rules.
+    Policy(policy::Args),
     /// Ringway's processes over veth in namespaces, beside testpmd and the kernel. Needs root.
     Live(live::Args),
 }
 
 const EXAMPLES: &str = "Examples:
   cargo run --release -p bench -- core --case service-vxlan --flows 65536 --json
-  cargo run --release -p bench -- table --op hit --flows 1000000 --batch 32 --impl ringway --json";
+  cargo run --release -p bench -- table --op hit --flows 1000000 --batch 32 --impl ringway --json
+  cargo run --release -p bench -- policy --rules 10000 --json";
 
 fn main() -> ExitCode {
     let command = match Command::try_parse() {
@@ -82,6 +86,10 @@ fn run(command: &Command) -> Result<()> {
         Command::Table(args) => {
             args.refuse()?;
             print_json(&table::run(args)?)
+        }
+        Command::Policy(args) => {
+            args.refuse()?;
+            print_json(&policy::run(args)?)
         }
         Command::Live(args) => {
             args.refuse()?;
