@@ -115,7 +115,7 @@ pub(crate) fn run(args: &Args) -> Result<Line> {
     let build_ms = started.elapsed().as_secs_f64() * 1e3;
     drop(state);
 
-    let queries: Vec<PolicyQuery> = tuples.iter().map(query).collect();
+    let queries: Vec<PolicyQuery> = tuples.iter().copied().map(query).collect();
     let said = judge_all(&snapshot, &queries)?;
     let checked = check(&rules, &tuples, &said)?;
     if let Some(file) = &args.dump {
@@ -125,7 +125,7 @@ pub(crate) fn run(args: &Args) -> Result<Line> {
     Ok(line(args, &slices, &said, checked, build_ms))
 }
 
-fn query(tuple: &Tuple) -> PolicyQuery {
+fn query(tuple: Tuple) -> PolicyQuery {
     PolicyQuery {
         src: IpAddr::V4(Ipv4Addr::from(tuple.peer)),
         dst: IpAddr::V4(ENDPOINT),
@@ -159,7 +159,7 @@ fn check(rules: &[Rule], tuples: &[Tuple], said: &Said) -> Result<usize> {
     let step = tuples.len().div_ceil(CHECKED);
     let mut checked = 0;
     for (tuple, said) in tuples.iter().zip(said).step_by(step) {
-        let rule = linear(rules, tuple);
+        let rule = linear(rules, *tuple);
         let expected = (rule.is_some_and(|rule| rules[rule as usize].allow), rule);
         ensure!(
             *said == expected,
@@ -295,7 +295,7 @@ mod tests {
         let rules = rules::rules(1000, &mut random);
         let tuples = rules::tuples(8000, &rules, &mut random);
         let deciding: std::collections::HashSet<u32> =
-            tuples.iter().filter_map(|tuple| linear(&rules, tuple)).collect();
+            tuples.iter().filter_map(|tuple| linear(&rules, *tuple)).collect();
         assert!(deciding.len() > 900, "{} of 1000", deciding.len());
     }
 

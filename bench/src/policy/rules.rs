@@ -33,7 +33,7 @@ impl Rule {
             .unwrap_or_default()
     }
 
-    fn matches(&self, tuple: &Tuple) -> bool {
+    fn matches(&self, tuple: Tuple) -> bool {
         (tuple.peer ^ self.address) & self.mask() == 0
             && self.protocol.is_none_or(|protocol| protocol == tuple.protocol)
             && (self.first..=self.last).contains(&tuple.port)
@@ -170,7 +170,7 @@ pub(crate) fn tuples(count: u32, rules: &[Rule], random: &mut Random) -> Vec<Tup
 }
 
 /// The number of the first rule that matches, by asking each.
-pub(crate) fn linear(rules: &[Rule], tuple: &Tuple) -> Option<u32> {
+pub(crate) fn linear(rules: &[Rule], tuple: Tuple) -> Option<u32> {
     (0..)
         .zip(rules)
         .find_map(|(number, rule)| rule.matches(tuple).then_some(number))

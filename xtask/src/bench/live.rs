@@ -84,6 +84,7 @@ impl Outcome {
                 part: "live",
                 case: case.to_owned(),
                 flows: None,
+                rules: None,
                 name,
                 unit: unit.to_owned(),
                 median,

@@ -7,6 +7,7 @@ mod machine;
 mod peer;
 mod pipeline;
 mod plot;
+mod policy;
 mod row;
 mod table;
 
@@ -55,6 +56,8 @@ enum Part {
     Table,
     /// The pipeline, memory to memory
     Pipeline,
+    /// Policy alone, with many rules
+    Policy,
     /// Processes over veth beside testpmd and the kernel; needs root
     Live,
 }

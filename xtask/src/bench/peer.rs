@@ -8,15 +8,15 @@ use anyhow::{Context as _, Result};
 use super::{output, target};
 use crate::workspace;
 
-/// How `rte_hash` ends when it has no huge pages.
+/// How these end when they have no huge pages.
 pub(crate) const NO_HUGE_PAGES: i32 = 3;
 
-/// Builds `bench/peers/rte_hash`. Returns the program, or what is missing and how to get it.
-pub(crate) fn rte_hash() -> Result<Result<PathBuf, String>> {
+/// Builds `bench/peers/NAME`, which uses DPDK. Returns the program, or what is missing and how to get it.
+pub(crate) fn dpdk(name: &str) -> Result<Result<PathBuf, String>> {
     const LIBRARY: &str = "libdpdk";
     let missing = |what: &str, package: &str| {
         Ok(Err(format!(
-            "rte_hash: {what} is not installed: apt-get install {package}"
+            "{name}: {what} is not installed: apt-get install {package}"
         )))
     };
     if !answers("pkg-config", &["--version"]) {
@@ -34,17 +34,17 @@ pub(crate) fn rte_hash() -> Result<Result<PathBuf, String>> {
     };
     let directory = target().join("peers");
     std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
-    let program = directory.join("rte_hash");
+    let program = directory.join(name);
     output(
         Command::new("cc")
             .args(["-O3", "-march=native", "-Wall", "-Wextra"])
             .args(flags("--cflags")?)
-            .arg(workspace().join("bench/peers/rte_hash/rte_hash.c"))
+            .arg(workspace().join(format!("bench/peers/{name}/{name}.c")))
             .arg("-o")
             .arg(&program)
             .args(flags("--libs")?),
     )
-    .context("building bench/peers/rte_hash")?;
+    .with_context(|| format!("building bench/peers/{name}"))?;
     Ok(Ok(program))
 }
 

@@ -24,7 +24,7 @@ const CASES: &[(&str, [f64; 4])] = &[
 const NEW_FLOWS: (&str, &str) = ("new-flows", "8");
 const GOALS_AT: [u32; 4] = [1000, 64_000, 1_000_000, 10_000_000];
 /// Peers that issue and design name, for which there is nothing in `bench/peers` yet.
-const NO_HARNESS: &[&str] = &["rte_acl (policy)", "OVS-DPDK (conntrack, NAT, VXLAN)", "VPP"];
+const NO_HARNESS: &[&str] = &["OVS-DPDK (conntrack, NAT, VXLAN)", "VPP"];
 
 #[derive(Debug, Deserialize)]
 struct Line {

@@ -9,8 +9,11 @@ use serde::Serialize;
 pub(crate) struct Row {
     pub(crate) part: &'static str,
     pub(crate) case: String,
-    /// None: `bench live` has 64.
+    /// None: `bench live` has 64, policy none at all.
     pub(crate) flows: Option<u32>,
+    /// Of policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rules: Option<u32>,
     #[serde(rename = "impl")]
     pub(crate) name: String,
     /// Of the figures.
@@ -66,6 +69,7 @@ impl Row {
             part,
             case: case.to_owned(),
             flows: Some(flows),
+            rules: None,
             name: name.to_owned(),
             unit: unit.to_owned(),
             median,
@@ -75,13 +79,22 @@ impl Row {
             goal: None,
         }
     }
+
+    /// The column that it stands in: its place among them, and its title.
+    fn column(&self) -> (u32, String) {
+        match (self.flows, self.rules) {
+            (Some(flows), _) => (flows, format!("{} flows", thousands(flows))),
+            (None, Some(rules)) => (rules, format!("{} rules", thousands(rules))),
+            (None, None) => (64, "64 flows".to_owned()),
+        }
+    }
 }
 
-/// A Markdown table of rows: a line for each case and contender, a column for each number of flows.
+/// A Markdown table of rows: a line for each case and contender, a column for each number of flows or rules.
 pub(crate) fn markdown(rows: &[Row]) -> String {
-    let mut flows: Vec<Option<u32>> = rows.iter().map(|row| row.flows).collect();
-    flows.sort_unstable();
-    flows.dedup();
+    let mut columns: Vec<(u32, String)> = rows.iter().map(Row::column).collect();
+    columns.sort_unstable();
+    columns.dedup();
     let mut lines: Vec<(&str, &str)> = Vec::new();
     for row in rows {
         if !lines.contains(&(&row.case, &row.name)) {
@@ -89,20 +102,17 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
         }
     }
     let mut text = String::from("| case | |");
-    for flows in &flows {
-        let _ = match flows {
-            Some(flows) => write!(text, " {} flows |", thousands(*flows)),
-            None => write!(text, " 64 flows |"),
-        };
+    for (_, title) in &columns {
+        let _ = write!(text, " {title} |");
     }
     text.push_str("\n| --- | --- |");
-    text.push_str(&" ---: |".repeat(flows.len()));
+    text.push_str(&" ---: |".repeat(columns.len()));
     for (case, name) in lines {
         let _ = write!(text, "\n| {case} | {name} |");
-        for flows in &flows {
+        for column in &columns {
             let row = rows
                 .iter()
-                .find(|row| row.case == case && row.name == name && row.flows == *flows);
+                .find(|row| row.case == case && row.name == name && row.column() == *column);
             match row {
                 Some(row) => {
                     let _ = write!(text, " {}", cell(row));

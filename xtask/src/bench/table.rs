@@ -80,7 +80,7 @@ pub(crate) fn run(plan: &Plan, program: &Path) -> Result<Outcome> {
         },
     ];
     let mut huge = None;
-    match peer::rte_hash()? {
+    match peer::dpdk("rte_hash")? {
         Ok(program) => {
             for batch in [32, 64] {
                 let program = program.clone();
