@@ -135,4 +135,17 @@ mod tests {
         assert!(DropReason::ALL.iter().all(|r| r.help().ends_with('.')));
         assert!(PuntReason::ALL.iter().all(|r| r.help().ends_with('.')));
     }
+
+    #[test]
+    fn every_reason_stands_in_the_docs() {
+        let page = include_str!("../../docs/verdicts.md");
+        let drops = DropReason::ALL.iter().map(|r| (r.name(), r.help()));
+        let punts = PuntReason::ALL.iter().map(|r| (r.name(), r.help()));
+        let expected: Vec<String> = drops
+            .chain(punts)
+            .map(|(name, help)| format!("| `{name}` | {help} |"))
+            .collect();
+        let found: Vec<&str> = page.lines().filter(|line| line.starts_with("| `")).collect();
+        assert_eq!(found, expected, "docs/verdicts.md");
+    }
 }

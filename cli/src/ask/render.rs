@@ -180,7 +180,11 @@ fn services_text(services: &[ServiceRow]) -> String {
             s.affinity_s.to_string(),
         ]
     });
-    grid(&["service", "backends", "listed", "affinity s"], rows)
+    grid_or(
+        "no Services",
+        &["service", "backends", "listed", "affinity s"],
+        rows,
+    )
 }
 
 fn policy_text(rules: &[RuleRow]) -> String {
@@ -194,10 +198,17 @@ fn policy_text(rules: &[RuleRow]) -> String {
             r.packets.to_string(),
         ]
     });
-    grid(&["policy", "direction", "rule", "flows decided", "packets"], rows)
+    grid_or(
+        "no policies",
+        &["policy", "direction", "rule", "flows decided", "packets"],
+        rows,
+    )
 }
 
 fn drops_text(drops: &Drops) -> String {
+    if drops.reasons.is_empty() && drops.recent.is_empty() {
+        return "nothing was dropped\n".to_owned();
+    }
     let mut text = reasons_grid("drop", &drops.reasons);
     let rows = drops.recent.iter().map(|d| {
         vec![
@@ -217,6 +228,16 @@ fn reasons_grid(title: &str, reasons: &[ReasonRow]) -> String {
         .iter()
         .map(|r| vec![r.reason.clone(), r.count.to_string(), r.help.clone()]);
     grid(&[title, "count", "what it means"], rows)
+}
+
+/// As [`grid`], or `nothing` on a line when it has no rows.
+fn grid_or(nothing: &str, headers: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let text = grid(headers, rows);
+    if text.is_empty() {
+        format!("{nothing}\n")
+    } else {
+        text
+    }
 }
 
 /// A table without borders, or nothing when it has no rows.
@@ -247,6 +268,19 @@ mod tests {
         };
         let text = table(&Answer::Status(Box::new(status)));
         assert!(text.starts_with("problem: worker 1 does not beat\n"), "{text}");
+    }
+
+    #[test]
+    fn an_empty_answer_says_so() {
+        let answers = [
+            Answer::Services(vec![]),
+            Answer::Policy(vec![]),
+            Answer::Drops(Drops::default()),
+        ];
+        assert_eq!(
+            answers.map(|answer| table(&answer)),
+            ["no Services\n", "no policies\n", "nothing was dropped\n"]
+        );
     }
 
     #[test]
