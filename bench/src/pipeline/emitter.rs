@@ -3,6 +3,7 @@
 //! A template made by [`Traffic`] gives everything that the flows share; ports, addresses, the number in the data and the
 //! checksums are put in, in a few instructions, so that no table of frames disturbs the caches.
 
+use super::attack::Flaw;
 use super::case::{Case, FIRST_REMOTE, node_address, node_mac, pod_mac, vtep_mac};
 use super::packet::{ChecksumFill, Family, Step, VXLAN_LEN, fold, halves, sum};
 use super::side::{End, Side, end};
@@ -59,6 +60,7 @@ pub(crate) struct Emitter {
     /// IPv4 has a checksum of its own.
     has_ip_checksum: bool,
     is_partial: bool,
+    flaw: Flaw,
     /// Sums of what the template has besides the fields that are put in.
     outer_sum: u32,
     ip_sum: u32,
@@ -70,7 +72,12 @@ impl Emitter {
     fn new(traffic: &Traffic, step: Step, reply: bool, flow: u32) -> Self {
         let (case, transport) = (traffic.case, traffic.transport);
         let turn = Turn { flow, ..Turn::FIRST };
-        let whole = traffic.arriving(step, reply, turn);
+        // What is wrong with a packet comes last of all.
+        let right = Traffic {
+            flaw: Flaw::None,
+            ..*traffic
+        };
+        let whole = right.arriving(step, reply, turn);
         let link = traffic.link(reply, false);
         let head_len = link + traffic.headers_len() + 4;
         let mut head = [0; HEAD_MAX];
@@ -124,6 +131,7 @@ impl Emitter {
             checksum_at,
             has_ip_checksum,
             is_partial,
+            flaw: traffic.flaw,
             outer_sum,
             ip_sum: sum(&head[ip..ip + 20]),
             l4_sum: if is_partial {
@@ -180,6 +188,9 @@ impl Emitter {
         } else {
             // The rest of the MAC address is every pod's.
             put(bytes, 8, &client.0.to_be_bytes());
+            if self.flaw != Flaw::None {
+                self.flaw.apply(&mut bytes[14..], turn.flow);
+            }
         }
     }
 
@@ -267,18 +278,47 @@ mod tests {
                 for family in [Family::V4, Family::V6] {
                     for frame in [FrameLen::Bytes(100), FrameLen::Imix] {
                         for checksum in [ChecksumFill::Full, ChecksumFill::Partial] {
-                            let traffic = Traffic {
+                            compare(&Traffic {
                                 case: *case,
                                 transport,
                                 family,
                                 sizes: Sizes::of(frame, family),
                                 checksum,
-                            };
-                            compare(&traffic);
+                                flaw: Flaw::None,
+                            });
                         }
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn flaws_are_where_they_should_be_and_nowhere_else() {
+        for (flaw, changed) in [
+            (Flaw::None, &[][..]),
+            (Flaw::ForeignSource, &[26, 27, 28, 29]),
+            (Flaw::HeaderChecksum, &[24]),
+            (Flaw::MoreFragments, &[19, 20, 24, 25]),
+            (Flaw::LaterFragment, &[19, 20, 21, 24, 25]),
+        ] {
+            let traffic = |flaw| Traffic {
+                case: Case::Policy,
+                transport: Transport::Tcp,
+                family: Family::V4,
+                sizes: Sizes::of(FrameLen::Bytes(66), Family::V4),
+                checksum: ChecksumFill::Full,
+                flaw,
+            };
+            compare(&traffic(flaw));
+            let turn = Turn {
+                flow: 77,
+                ..Turn::FIRST
+            };
+            let [right, wrong] =
+                [Flaw::None, flaw].map(|flaw| traffic(flaw).arriving(Step::Data, false, turn));
+            let differ: Vec<usize> = (0..66).filter(|at| right[*at] != wrong[*at]).collect();
+            assert_eq!(differ, changed, "{flaw:?}");
         }
     }
 

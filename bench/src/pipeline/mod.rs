@@ -1,5 +1,6 @@
 //! `core`: what a packet costs the shipped pipeline, memory to memory.
 
+mod attack;
 mod case;
 mod cluster;
 mod emitter;
@@ -14,12 +15,13 @@ mod traffic;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use contract::valid::ValidState;
 use fastpath::compile;
 use fastpath::io::clock;
 use fastpath::shared::{Shared, SharedConfig};
 use fastpath::snapshot::Snapshot;
+use flowtable::{Config, Memory, Quiescence, TableV4};
 use serde::Serialize;
 
 pub(crate) use case::Case;
@@ -29,6 +31,7 @@ pub(crate) use sizes::FrameLen;
 use crate::random::Random;
 use crate::slices::{Slices, clean};
 use crate::usage::Usage;
+use attack::{Attack, FRAGMENT_UNIT, Flaw};
 use cluster::Cluster;
 use packet::Step;
 use rig::{Rig, Setup};
@@ -55,7 +58,12 @@ pub(crate) struct Args {
     pub(crate) flows: u32,
     /// Bytes of the frame (the inner one where it comes by tunnel), without check sequence; or imix: 64, 590 and 1514 bytes as
     /// 7 : 4 : 1.
-    #[arg(long, default_value = "64", default_value_if("family", "6", "80"))]
+    #[arg(
+        long,
+        default_value = "64",
+        default_value_if("family", "6", "80"),
+        default_value_if("attack", "first-fragments", "66")
+    )]
     pub(crate) frame: FrameLen,
     /// How packets are spread over the flows.
     #[arg(long, value_enum, default_value = "uniform")]
@@ -69,6 +77,10 @@ pub(crate) struct Args {
     /// Transport checksums of what pods send.
     #[arg(long, value_enum, default_value = "full")]
     pub(crate) checksum: ChecksumFill,
+    /// Packets that try to be dear, in place of those of established flows, which afterwards are looked at again. Of the
+    /// colliding ones the established flows are made.
+    #[arg(long, value_enum)]
+    pub(crate) attack: Option<Attack>,
     /// Pods that the packets come from; 8 for new-flows, whose connections nobody answers: one port may have a quarter of the
     /// table so.
     #[arg(long, default_value_t = 1, default_value_if("case", "new-flows", "8"))]
@@ -98,6 +110,8 @@ pub(crate) struct Line {
     flows: u32,
     frame: FrameLen,
     dist: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attack: Option<String>,
     workers: usize,
     cycles_per_packet: f64,
     cycles_gross: f64,
@@ -178,7 +192,7 @@ impl Args {
         if self.packets.is_some() && self.workers > 1 {
             return Err(Usage("--packets is for one worker".into()));
         }
-        Ok(())
+        self.refuse_attack()
     }
 
     /// What its packets have in common.
@@ -189,7 +203,32 @@ impl Args {
             family: self.family,
             sizes: Sizes::of(self.frame, self.family),
             checksum: self.checksum,
+            flaw: Flaw::None,
         }
+    }
+
+    /// Why its attack can't be made.
+    fn refuse_attack(&self) -> std::result::Result<(), Usage> {
+        let Some(attack) = self.attack else {
+            return Ok(());
+        };
+        let whole_units = |bytes: usize| (bytes - 14 - Family::V4.header_len()).is_multiple_of(FRAGMENT_UNIT);
+        let why = if self.family != Family::V4 {
+            Some("is of IPv4")
+        } else if self.workers > 1 || self.packets.is_some() {
+            Some("is for one worker and no --packets")
+        } else if attack.numbers(self.flows) > case::FLOWS_MAX {
+            Some("is of fewer flows")
+        } else if attack == Attack::FirstFragments
+            && !matches!(self.frame, FrameLen::Bytes(bytes) if whole_units(bytes))
+        {
+            Some("needs a --frame of 34 bytes and a multiple of 8, such as 66")
+        } else {
+            attack.refuse(self.case, self.l4 == Transport::Tcp)
+        };
+        why.map_or(Ok(()), |why| {
+            Err(Usage(format!("--attack {} {why}", attack.name())))
+        })
     }
 }
 
@@ -244,7 +283,9 @@ fn snapshot(args: &Args) -> Result<(Arc<Shared>, Snapshot)> {
     let state = cluster::state(&Cluster {
         case: args.case,
         family: args.family,
-        flows: args.flows,
+        flows: args
+            .attack
+            .map_or(args.flows, |attack| attack.numbers(args.flows)),
         clients: args.ports,
         connections,
     });
@@ -277,13 +318,19 @@ fn work(
     // Whoever failed must not keep the others waiting.
     barrier.wait();
     let (mut rig, turns) = prepared?;
-    let first = turns.first().map_or(0, |turn| turn.flow);
     let verify = |rig: &mut Rig| match args.case {
         Case::IoFloor => Ok(0),
         Case::NewFlows => verify_new(rig, args),
-        _ => rig.verify(VERIFIED, Step::Data, &turns, first),
+        _ => rig.verify(VERIFIED, Step::Data, &turns),
     };
     let mut verified = verify(&mut rig)?;
+    let established = rig.flows_created();
+    if let Some(attack) = args.attack {
+        begin(&mut rig, args, attack, &turns);
+        if attack.dropped().is_none() {
+            verified += verify(&mut rig)?;
+        }
+    }
     let (mut gross, mut floor) = (Slices::default(), Slices::default());
     let end = Instant::now() + Duration::from_secs_f64(args.seconds);
     while Instant::now() < end || gross.len() < SLICES_MIN {
@@ -297,8 +344,16 @@ fn work(
         gross.push(count, clean(|| rig.time_pipeline(count)));
         rig.check()?;
     }
+    if args.attack.is_some() {
+        rig.cease(&turns);
+    }
     verified += verify(&mut rig)?;
     rig.check()?;
+    ensure!(
+        args.attack.is_none() || rig.flows_created() == established,
+        "the attack opened flows: {:?}",
+        rig.moved()
+    );
     Ok(Measured {
         gross,
         floor,
@@ -330,7 +385,18 @@ fn prepare(args: &Args, shared: &Arc<Shared>, snapshot: &Snapshot, seat: usize) 
         client: (flow % u32::from(args.ports)) as u16,
         server: 0,
     };
-    let mut turns: Vec<Turn> = (share(seat)..share(seat + 1)).map(turn).collect();
+    let mut turns: Vec<Turn> = match args.attack {
+        Some(attack @ (Attack::Colliding | Attack::Guessed)) => {
+            let table = if attack == Attack::Colliding {
+                Arc::clone(shared.v4())
+            } else {
+                other_secret(args)?
+            };
+            let flows = attack::colliding(&args.traffic(), &table, rig.clients(), args.flows);
+            flows.into_iter().map(turn).collect()
+        }
+        _ => (share(seat)..share(seat + 1)).map(turn).collect(),
+    };
     if args.case == Case::NewFlows {
         start_new_flows(&mut rig, args, turn)?;
         return Ok((rig, turns));
@@ -347,6 +413,28 @@ fn prepare(args: &Args, shared: &Arc<Shared>, snapshot: &Snapshot, seat: usize) 
     let order: Vec<Turn> = order.into_iter().map(|at| turns[at as usize]).collect();
     rig.play(Step::Data, args.case.measures_replies(), &order);
     Ok((rig, turns))
+}
+
+/// A table whose hash is not the one under attack.
+fn other_secret(args: &Args) -> Result<Arc<TableV4>> {
+    let config = Config {
+        capacity: OTHER_FAMILY,
+        seed: !u128::from(args.seed),
+        user_words: 0,
+    };
+    Ok(TableV4::create(config, Memory::Anonymous, &Quiescence::new(1))?)
+}
+
+/// Puts `attack` in the place of what established flows send.
+fn begin(rig: &mut Rig, args: &Args, attack: Attack, turns: &[Turn]) {
+    let mut sent: Vec<Turn> = turns.to_vec();
+    if let Some(first) = attack.first_flow(args.flows) {
+        for (turn, flow) in sent.iter_mut().zip(first..) {
+            turn.flow = flow;
+        }
+    }
+    Random::new(args.seed).shuffle(&mut sent);
+    rig.attack(attack, &sent);
 }
 
 /// Every packet opens a flow. Enough of them go round that one has expired long before its turn comes again.
@@ -401,6 +489,7 @@ fn line(args: &Args, workers: &[Measured], shared: &Shared) -> Line {
             Distribution::Uniform => "uniform",
             Distribution::Zipf => "zipf",
         },
+        attack: args.attack.map(Attack::name),
         workers: args.workers,
         cycles_per_packet: tenth(net),
         cycles_gross: tenth(gross),

@@ -11,6 +11,7 @@ use fastpath::shared::Shared;
 use fastpath::snapshot::Snapshot;
 use fastpath::worker::{Worker, WorkerConfig};
 
+use super::attack::{Attack, Flaw};
 use super::case::Case;
 use super::cluster::pod_port;
 use super::emitter::Emitters;
@@ -48,6 +49,9 @@ pub(crate) struct Rig {
     /// Frames that the floor sent.
     floor_sent: u64,
     now_ns: u64,
+    attack: Option<Attack>,
+    /// Packets that the pipeline got to drop.
+    to_drop: u64,
 }
 
 impl Rig {
@@ -102,6 +106,8 @@ impl Rig {
             } else {
                 START_NS
             },
+            attack: None,
+            to_drop: 0,
             setup,
             worker,
         })
@@ -143,17 +149,41 @@ impl Rig {
         }
     }
 
+    /// Sets that the ports receive `attack`; [`cease`](Self::cease) ends it.
+    pub(crate) fn attack(&mut self, attack: Attack, turns: &[Turn]) {
+        self.attack = Some(attack);
+        self.setup.traffic.flaw = attack.flaw();
+        self.play(attack.step(), false, turns);
+    }
+
+    /// Established flows send again, in this order.
+    pub(crate) fn cease(&mut self, turns: &[Turn]) {
+        self.attack = None;
+        self.setup.traffic.flaw = Flaw::None;
+        self.play(Step::Data, false, turns);
+    }
+
+    /// The ports that the client pods are behind.
+    pub(crate) fn clients(&self) -> &[PortId] {
+        &self.clients
+    }
+
+    /// Flows that were ever opened.
+    pub(crate) fn flows_created(&self) -> u64 {
+        self.worker.counters().flows_created.get()
+    }
+
     /// Brings `flows` up, in order: the first packet, the answer, one more; so many at a time as one port may leave unanswered.
     /// Returns them with the servers that they got.
     pub(crate) fn establish(&mut self, mut turns: Vec<Turn>) -> Result<Vec<Turn>> {
         let traffic = self.setup.traffic;
         for group in turns.chunks_mut(ESTABLISHED_TOGETHER) {
             self.play(Step::Open, false, group);
-            let first = group.first().map_or(0, |turn| turn.flow);
             let mut missing = group.len();
             self.once(&mut |sent| {
                 let (flow, server) = expect::identify(&traffic, sent, false)?;
-                group[(flow - first) as usize].server = server;
+                let at = place_of(flow, group)?;
+                group[at].server = server;
                 missing -= 1;
                 Ok(())
             })?;
@@ -207,16 +237,14 @@ impl Rig {
         self.check()
     }
 
-    /// Checks output frames of the measured phase against what they should be; `turns` by flow, from `first` on.
-    pub(crate) fn verify(&mut self, frames: u64, step: Step, turns: &[Turn], first: u32) -> Result<u64> {
+    /// Checks output frames of the measured phase against what they should be; `turns` are all, by flow.
+    pub(crate) fn verify(&mut self, frames: u64, step: Step, turns: &[Turn]) -> Result<u64> {
         let traffic = self.setup.traffic;
         let reply = traffic.case.measures_replies();
         let mut seen = 0;
         self.sample(frames, &mut |sent| {
             let (flow, _) = expect::identify(&traffic, sent, reply)?;
-            let turn = *turns
-                .get((flow - first) as usize)
-                .with_context(|| format!("a frame of flow {flow}, which was not sent"))?;
+            let turn = turns[place_of(flow, turns)?];
             expect::check(&traffic, step, reply, turn, sent)?;
             seen += 1;
             Ok(())
@@ -250,7 +278,11 @@ impl Rig {
         while done < frames {
             done += self.poll() as u64;
         }
-        clock::tsc() - start
+        let ticks = clock::tsc() - start;
+        if self.attack.is_some_and(|attack| attack.dropped().is_some()) {
+            self.to_drop += done;
+        }
+        ticks
     }
 
     /// One loop of the worker, with the clock reading of a live one.
@@ -264,7 +296,8 @@ impl Rig {
         received
     }
 
-    /// Ticks that the same frames take without the pipeline: rx, swap the MAC addresses, tx by the same port.
+    /// Ticks that the same frames take without the pipeline: rx, swap the MAC addresses, tx by the same port; those that the
+    /// pipeline is to drop are released instead.
     pub(crate) fn time_floor(&mut self, frames: u64) -> u64 {
         let places = self.places();
         let start = clock::tsc();
@@ -273,7 +306,10 @@ impl Rig {
             done += self.poll_floor() as u64;
         }
         let ticks = clock::tsc() - start;
-        self.floor_sent += done;
+        let is_dropped = self.attack.is_some_and(|attack| attack.dropped().is_some());
+        if !is_dropped {
+            self.floor_sent += done;
+        }
         if self.setup.traffic.case == Case::NewFlows {
             // The clock stood still: these flows still have to come.
             for (id, place) in places {
@@ -294,6 +330,7 @@ impl Rig {
 
     fn poll_floor(&mut self) -> usize {
         let (mut received, ports) = (0, self.emitting.len());
+        let is_dropped = self.attack.is_some_and(|attack| attack.dropped().is_some());
         for step in 0..ports {
             let room = BATCH_MAX - received;
             if room == 0 {
@@ -309,21 +346,41 @@ impl Rig {
                     std::mem::swap(dst, src);
                 }
             }
-            port.tx(memory, &mut self.floor_frames);
+            if is_dropped {
+                self.floor_frames
+                    .drain(..)
+                    .for_each(|frame| memory.release(frame));
+            } else {
+                port.tx(memory, &mut self.floor_frames);
+            }
         }
         self.floor_turn = (self.floor_turn + 1) % ports;
         received
     }
 
-    /// Every packet received was sent on, every frame sent stems from one, and both identities hold.
+    /// Every packet received was sent on (but for those of an attack), every frame sent stems from one, and both identities hold.
     pub(crate) fn check(&mut self) -> Result<()> {
         let counters = Arc::clone(self.worker.counters());
         let conservation = counters.conservation();
         let moved = || counters.moved();
         ensure!(conservation.ok(), "conservation: {conservation:?}");
         ensure!(
-            conservation.tx == conservation.rx && conservation.frames_out == conservation.tx,
+            conservation.tx + self.to_drop == conservation.rx
+                && conservation.frames_out == conservation.tx + conservation.generated,
             "not every packet was forwarded: {:?}",
+            moved()
+        );
+        if let Some(reason) = self.attack.and_then(Attack::dropped) {
+            let dropped = counters.dropped(reason);
+            ensure!(
+                dropped + conservation.held == self.to_drop && dropped == conservation.drop,
+                "not every packet was dropped with {reason:?}: {:?}",
+                moved()
+            );
+        }
+        ensure!(
+            conservation.generated == 0 || self.to_drop > 0,
+            "answers to nothing: {:?}",
             moved()
         );
         let created = counters.flows_created.get();
@@ -353,9 +410,24 @@ impl Rig {
     }
 }
 
+/// Where `flow` is among `turns`, which are in order.
+fn place_of(flow: u32, turns: &[Turn]) -> Result<usize> {
+    // Mostly they are all there.
+    let first = turns.first().map_or(0, |turn| turn.flow);
+    let guess = flow.wrapping_sub(first) as usize;
+    if turns.get(guess).is_some_and(|turn| turn.flow == flow) {
+        return Ok(guess);
+    }
+    turns
+        .binary_search_by_key(&flow, |turn| turn.flow)
+        .ok()
+        .with_context(|| format!("a frame of flow {flow}, which was not sent"))
+}
+
 /// Frames that go round: some four batches, so that one being written is not in the first cache, as with a device.
 const POOL_FRAMES: usize = 256;
-const CHUNKS: usize = 1024;
+/// And those that wait: fragments, held back.
+const CHUNKS: usize = 2048;
 /// An hour after boot.
 const START_NS: u64 = 3_600_000_000_000;
 /// A port may have a quarter of the table's connections unanswered; the smallest table has 4096 and more.

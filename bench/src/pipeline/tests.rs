@@ -13,6 +13,7 @@ fn args(case: Case, l4: Transport) -> Args {
         l4,
         family: Family::V4,
         checksum: ChecksumFill::Full,
+        attack: None,
         ports: 1,
         workers: 1,
         seconds: 1e-6,
@@ -107,6 +108,40 @@ fn ports_workers_sizes_and_zipf_forward_too() {
     }
 }
 
+/// What is to be dropped is, for its own reason, and nothing else; no attack opens a flow or ends one.
+#[test]
+fn attacks_are_repelled_and_established_flows_go_on() {
+    for attack in Attack::value_variants() {
+        let case = match attack {
+            Attack::Denied => Case::Policy,
+            _ => Case::ServiceVxlan,
+        };
+        let args = Args {
+            attack: Some(*attack),
+            ports: 3,
+            frame: FrameLen::Bytes(66),
+            ..args(case, Transport::Tcp)
+        };
+        args.refuse().unwrap();
+        let line = run(&args).unwrap_or_else(|error| panic!("{attack:?}: {error:#}"));
+        assert!(line.notes.verified >= 2 * VERIFIED, "{attack:?}");
+        assert_eq!(
+            moved(&line, "flows-created"),
+            200,
+            "{attack:?} takes established flows"
+        );
+        let dropped = attack.dropped().map(|reason| format!("drop-{}", reason.name()));
+        for (name, count) in &line.notes.moved {
+            let is_expected = Some(name) == dropped.as_ref();
+            assert!(
+                !name.starts_with("drop-") || is_expected && *count > 0,
+                "{attack:?}: {name}"
+            );
+        }
+        assert_eq!(moved(&line, "flows-removed"), 0, "{attack:?}");
+    }
+}
+
 /// The check has teeth: a frame that differs in any byte is refused.
 #[test]
 fn a_wrong_byte_is_found() {
@@ -165,6 +200,20 @@ fn what_cannot_be_run_is_refused_by_name() {
                 ..base.clone()
             },
             "--seconds -1",
+        ),
+        (
+            Args {
+                attack: Some(Attack::Denied),
+                ..base.clone()
+            },
+            "--attack denied",
+        ),
+        (
+            Args {
+                family: Family::V6,
+                ..base.clone()
+            },
+            "--frame 64",
         ),
     ] {
         let refused = wrong.refuse().unwrap_err().to_string();

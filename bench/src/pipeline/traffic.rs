@@ -4,6 +4,7 @@ use std::net::SocketAddrV4;
 
 use wire::Mac;
 
+use super::attack::Flaw;
 use super::case::{Case, FIRST_REMOTE, GATEWAY_MAC, SERVERS_MAX, node_address, node_mac, pod_mac, vtep_mac};
 use super::packet::{ChecksumFill, Content, Family, Step, Transport, Tunnel, VXLAN_LEN, frame, vxlan};
 use super::sizes::Sizes;
@@ -35,6 +36,8 @@ pub(crate) struct Traffic {
     pub(crate) sizes: Sizes,
     /// As pods' sockets leave it: what comes from other nodes is always full.
     pub(crate) checksum: ChecksumFill,
+    /// Of what pods send.
+    pub(crate) flaw: Flaw,
 }
 
 impl Traffic {
@@ -71,7 +74,9 @@ impl Traffic {
             return self.on_servers_link(turn, &content(server, client), false, tunnel_port(turn.flow));
         }
         let content = content(client, self.case.destination(turn.flow));
-        frame(GATEWAY_MAC, pod_mac(*client.ip()), &content)
+        let mut frame = frame(GATEWAY_MAC, pod_mac(*client.ip()), &content);
+        self.flaw.apply(&mut frame[14..], turn.flow);
+        frame
     }
 
     /// The frame as it should leave; `sport` is the tunnel's source port.
@@ -80,7 +85,10 @@ impl Traffic {
         let server = self.case.server(turn.flow, turn.server);
         let content = |src, dst| self.content(step, src, dst, turn, 63, ChecksumFill::Full);
         if !reply {
-            return self.on_servers_link(turn, &content(client, server), true, sport);
+            let mut frame = self.on_servers_link(turn, &content(client, server), true, sport);
+            self.flaw
+                .apply(&mut frame[self.link(false, true) + 14..], turn.flow);
+            return frame;
         }
         let content = content(self.case.destination(turn.flow), client);
         frame(pod_mac(*client.ip()), GATEWAY_MAC, &content)
