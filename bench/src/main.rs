@@ -1,4 +1,4 @@
-//! Ringway's benchmarks: `bench core`, `bench table`, `bench policy`, `bench live`. README.md says what each measures.
+//! Ringway's benchmarks: `bench core`, `bench updates`, `bench table`, `bench policy`, `bench live`. README.md says what each measures.
 
 mod live;
 mod pipeline;
@@ -6,6 +6,7 @@ mod policy;
 mod random;
 mod slices;
 mod table;
+mod updates;
 mod usage;
 
 use std::process::ExitCode;
@@ -22,6 +23,8 @@ use usage::Usage;
 enum Command {
     /// The whole pipeline, from an in-memory port to an in-memory port.
     Core(pipeline::Args),
+    /// The pipeline while the cluster changes: throughput lost, how soon a change counts, where packets went meanwhile.
+    Updates(updates::Args),
     /// The flow table alone, or another map in its place.
     Table(table::Args),
     /// What policy says of a flow's first packet, alone, with many rules.
@@ -32,6 +35,7 @@ enum Command {
 
 const EXAMPLES: &str = "Examples:
   cargo run --release -p bench -- core --case service-vxlan --flows 65536 --json
+  cargo run --release -p bench -- updates --services 50000 --flows 1000000 --changes-per-second 1000 --json
   cargo run --release -p bench -- table --op hit --flows 1000000 --batch 32 --impl ringway --json
   cargo run --release -p bench -- policy --rules 10000 --json";
 
@@ -81,6 +85,15 @@ fn run(command: &Command) -> Result<()> {
                 notes.packets, notes.verified, notes.clean, notes.slices, notes.pages
             );
             println!("# counters: {:?}", notes.moved);
+            Ok(())
+        }
+        Command::Updates(args) => {
+            args.refuse()?;
+            let line = updates::run(args)?;
+            print_json(&line)?;
+            if let Some(example) = &line.example {
+                anyhow::bail!("{} packets went astray, the first: {example}", line.misrouted);
+            }
             Ok(())
         }
         Command::Table(args) => {

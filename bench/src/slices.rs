@@ -17,6 +17,18 @@ pub(crate) struct Took {
     is_clean: bool,
 }
 
+impl Took {
+    /// How many ticks.
+    pub(crate) const fn ticks(self) -> u64 {
+        self.ticks
+    }
+
+    /// The thread kept its processor.
+    pub(crate) const fn is_clean(self) -> bool {
+        self.is_clean
+    }
+}
+
 /// Runs `work`, which returns its ticks.
 pub(crate) fn clean(work: impl FnOnce() -> u64) -> Took {
     let before = switches();

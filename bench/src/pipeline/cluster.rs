@@ -192,7 +192,7 @@ fn tunnel_end(family: Family, node: u8) -> proto::TunnelEnd {
     }
 }
 
-fn port(name: &str, kind: proto::PortKind) -> proto::Port {
+pub(crate) fn port(name: &str, kind: proto::PortKind) -> proto::Port {
     proto::Port {
         name: name.into(),
         kind: kind as i32,
@@ -225,7 +225,7 @@ fn pod(role: &str, number: u16, address: Ipv4Addr, cluster: &Cluster) -> proto::
     }
 }
 
-fn origin(kind: &str, name: &str) -> proto::Origin {
+pub(crate) fn origin(kind: &str, name: &str) -> proto::Origin {
     proto::Origin {
         group: String::new(),
         kind: kind.into(),
@@ -348,8 +348,8 @@ fn rule(index: u32, peer: proto::peer::Peer) -> proto::Rule {
 }
 
 /// Bytes of IP packet that the uplink takes: a frame of 1514 bytes and VXLAN around it.
-const UPLINK_MTU: u16 = 1600;
-const POD_MTU: u32 = 1500;
+pub(crate) const UPLINK_MTU: u16 = 1600;
+pub(crate) const POD_MTU: u32 = 1500;
 /// How long a flow of one packet lives in the new-flows case, seconds of the bench's clock.
 pub(crate) const NEW_FLOW_SECONDS: u32 = 10;
 const NEW_FLOW_RULES: u32 = 1000;

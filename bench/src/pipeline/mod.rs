@@ -1,11 +1,11 @@
 //! `core`: what a packet costs the shipped pipeline, memory to memory.
 
 mod attack;
-mod case;
-mod cluster;
+pub(crate) mod case;
+pub(crate) mod cluster;
 mod emitter;
 mod expect;
-mod packet;
+pub(crate) mod packet;
 mod port;
 mod rig;
 mod side;
