@@ -1,6 +1,7 @@
 //! Expiry: a clock hand over a worker's share of the slots, a bounded number per call. No wheel, no list, no timer.
 
 use crate::{
+    hash::FlowHash,
     prefetch::prefetch,
     record::{Direction, FlowRef, Record},
     state::State,
@@ -65,6 +66,7 @@ impl<const K: usize, const W: usize> Writer<K, W> {
         self.maintain();
         let end = self.table.pool.high_water();
         let mut swept = Swept::default();
+        let mut due = Due::NONE;
         while swept.visited < budget {
             let slot = self.slot_at(self.hand);
             if slot >= end {
@@ -91,11 +93,22 @@ impl<const K: usize, const W: usize> Writer<K, W> {
                 slot,
                 state,
             });
-            if verdict == Sweep::Remove && self.remove_observed(slot, state).is_ok() {
-                swept.removed += 1;
+            if verdict == Sweep::Remove && due.push(&self.table, slot, state) == DUE_MAX {
+                swept.removed += self.remove_due(&mut due);
             }
         }
+        swept.removed += self.remove_due(&mut due);
         swept
+    }
+
+    /// Removes those whose buckets were asked for; returns how many.
+    fn remove_due(&mut self, due: &mut Due) -> u32 {
+        let mut removed = 0;
+        for (slot, state, hashes) in &due.all[..due.len] {
+            removed += u32::from(self.remove_hashed(*slot, *state, *hashes).is_ok());
+        }
+        due.len = 0;
+        removed
     }
 
     /// The budget with which `calls` sweeps go once round this worker's share, as far as slots were ever used.
@@ -118,6 +131,35 @@ impl<const K: usize, const W: usize> Writer<K, W> {
     }
 }
 
+/// Connections to be removed, whose buckets are on their way: one by one, each removal would wait twice for memory.
+struct Due {
+    len: usize,
+    all: [(u32, State, [FlowHash; 2]); DUE_MAX],
+}
+
+impl Due {
+    const NONE: Self = Self {
+        len: 0,
+        all: [(0, State(0), [FlowHash(0); 2]); DUE_MAX],
+    };
+
+    /// Adds one; returns how many there are.
+    fn push<const K: usize, const W: usize>(
+        &mut self,
+        table: &Table<K, W>,
+        slot: u32,
+        state: State,
+    ) -> usize {
+        let hashes = table.hashes(slot);
+        hashes.into_iter().for_each(|hash| table.prefetch(hash));
+        self.all[self.len] = (slot, state, hashes);
+        self.len += 1;
+        self.len
+    }
+}
+
+/// Connections that are removed together: their lines fit in L1.
+const DUE_MAX: usize = 16;
 /// Neighbouring slots that one worker sweeps.
 const SHARE_CHUNK: u32 = 64;
 /// How far the hand reads ahead: about the memory's latency divided by the work per slot.

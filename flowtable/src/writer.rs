@@ -198,10 +198,21 @@ impl<const K: usize, const W: usize> Writer<K, W> {
     }
 
     /// Removes the connection in `slot` if its state still is `observed`, which is stable.
-    pub(crate) fn remove_observed(&mut self, slot: u32, observed: State) -> Result<(), State> {
+    fn remove_observed(&mut self, slot: u32, observed: State) -> Result<(), State> {
+        let hashes = self.table.hashes(slot);
+        self.remove_hashed(slot, observed, hashes)
+    }
+
+    /// The same with the hashes of original and reply key at hand.
+    pub(crate) fn remove_hashed(
+        &mut self,
+        slot: u32,
+        observed: State,
+        hashes: [FlowHash; 2],
+    ) -> Result<(), State> {
         let [original, _] = self.table.records(slot);
         original.change_state(observed, observed.closed().with_lifecycle(Lifecycle::Closing))?;
-        self.bury(slot);
+        self.bury(slot, hashes);
         Ok(())
     }
 
@@ -245,7 +256,8 @@ impl<const K: usize, const W: usize> Writer<K, W> {
             }
             Decision::Remove => {
                 original.set_state(before.opened().closed().with_lifecycle(Lifecycle::Closing));
-                self.bury(slot);
+                let hashes = self.table.hashes(slot);
+                self.bury(slot, hashes);
             }
         }
         self.count(Count::Redecisions);
@@ -272,17 +284,16 @@ impl<const K: usize, const W: usize> Writer<K, W> {
     }
 
     /// Takes a Closing connection, which is ours since its original's state changed, out of the index.
-    fn bury(&mut self, slot: u32) {
+    fn bury(&mut self, slot: u32, hashes: [FlowHash; 2]) {
         let table = &*self.table;
         let [original, reply] = table.records(slot);
         reply.force_state(|state| state.closed().with_lifecycle(Lifecycle::Closing));
-        let (original_key, reply_key) = (original.key(), reply.key());
         let index = table.index();
         let original_ref = FlowRef::of(slot, Direction::Original);
-        let unlinked = index.unlink(table.hash(&original_key), original_ref.index());
+        let unlinked = index.unlink(hashes[0], original_ref.index());
         debug_assert!(unlinked, "a live original key is in the index");
-        if original_key != reply_key {
-            let unlinked = index.unlink(table.hash(&reply_key), original_ref.peer().index());
+        if original.key() != reply.key() {
+            let unlinked = index.unlink(hashes[1], original_ref.peer().index());
             debug_assert!(unlinked, "a live reply key is in the index");
         }
         self.count(Count::Removes);
@@ -323,6 +334,11 @@ fn install<const K: usize, const W: usize>(
 }
 
 impl<const K: usize, const W: usize> Table<K, W> {
+    /// The hashes of both keys of a connection, which do not change while it may be found.
+    pub(crate) fn hashes(&self, slot: u32) -> [FlowHash; 2] {
+        self.records(slot).map(|record| self.hash(&record.key()))
+    }
+
     /// Decides whether the placed connection in `slot` comes to life.
     ///
     /// Each contender has placed its keys before it looks for others, so of two with a common key at least one sees the

@@ -8,7 +8,7 @@ use contract::valid::{AddressPort, Encap, Limits, Timeouts};
 
 use super::table::{Claim, OnLink, UnderlayHops, tunnel_place};
 use super::{
-    Adjacency, AdjacencyId, PeerId, Port, PortKind, Route, RouteTarget, RuleId, RuleOrigin, Service,
+    Adjacency, AdjacencyId, PeerId, PoolFlags, Port, PortKind, Route, RouteTarget, RuleId, RuleOrigin, Service,
     ServiceId, Shard, Snapshot, ThisNode, VipLookup,
 };
 use crate::port::PortId;
@@ -113,7 +113,6 @@ impl Snapshot {
 
     /// Where a destination lies.
     pub fn route(&self, destination: IpAddr) -> Route {
-        let pool = self.pools.lookup(destination).map(|pool| pool.flags);
         let Some(claims) = self.claims.lookup(destination) else {
             let hops = self.hops.routes.lookup(destination);
             let reachable = hops.is_some_and(|hops| !hops.legs.is_empty());
@@ -124,7 +123,6 @@ impl Snapshot {
             };
             return Route {
                 target,
-                pool,
                 shard: hops.map_or(Shard::NOWHERE, |hops| hops.shard),
             };
         };
@@ -153,9 +151,13 @@ impl Snapshot {
         };
         Route {
             target,
-            pool,
             shard: claims.winner.shard(),
         }
+    }
+
+    /// What the pool of pod addresses says in which an address lies, if it lies in one.
+    pub fn pool(&self, address: IpAddr) -> Option<PoolFlags> {
+        self.pools.lookup(address).map(|pool| pool.flags)
     }
 
     /// How to reach an address by the underlay. Equal-cost ways are chosen by `hash`; when one goes, only its flows move.

@@ -54,8 +54,6 @@ pub struct Port {
 pub struct Route {
     /// Where to.
     pub target: RouteTarget,
-    /// The address lies in a pool of pod addresses, and what that pool says.
-    pub pool: Option<PoolFlags>,
     /// Shard of the generations that a change of this route bumps.
     pub shard: Shard,
 }

@@ -9,13 +9,14 @@ use ipnet::IpNet;
 
 use super::PolicyQuery;
 use super::table::{Blocks, Peers, PortClause, Rule};
-use crate::table::intervals::{Intervals, Range};
+use crate::table::intervals::Intervals;
 
 /// Where to look for the rules of one policy and direction.
 #[derive(Clone, Debug)]
 pub(crate) struct RuleIndex {
-    by_peer: Intervals,
-    by_port: Intervals,
+    by_peer_v4: Intervals<u32>,
+    by_peer_v6: Intervals<u128>,
+    by_port: Intervals<u32>,
     always: Box<[u32]>,
 }
 
@@ -33,29 +34,43 @@ impl RuleIndex {
         if rules.len() < RULES_MIN {
             return None;
         }
-        let (mut by_peer, mut by_port, mut always) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut by_v4, mut by_v6, mut by_port, mut always) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (number, rule) in (0u32..).zip(rules) {
-            if let Some(ranges) = rule.peers.as_ref().and_then(peer_ranges) {
-                by_peer.extend(ranges.map(|(first, last)| (first, last, number)));
+            if let Some(blocks) = rule.peers.as_ref().and_then(peer_blocks) {
+                for block in blocks {
+                    match block {
+                        IpNet::V4(net) => {
+                            by_v4.push((net.network().to_bits(), net.broadcast().to_bits(), number));
+                        }
+                        IpNet::V6(net) => {
+                            by_v6.push((net.network().to_bits(), net.broadcast().to_bits(), number));
+                        }
+                    }
+                }
             } else if let Some(ranges) = rule.ports.as_deref().and_then(port_ranges) {
                 by_port.extend(ranges.map(|(first, last)| (first, last, number)));
             } else {
                 always.push(number);
             }
         }
-        let intervals = |ranges: &[Range]| Intervals::new(ranges, ITEMS_PER_RULE * rules.len());
+        let items_max = ITEMS_PER_RULE * rules.len();
         Some(Self {
-            by_peer: intervals(&by_peer)?,
-            by_port: intervals(&by_port)?,
+            by_peer_v4: Intervals::new(&by_v4, items_max)?,
+            by_peer_v6: Intervals::new(&by_v6, items_max)?,
+            by_port: Intervals::new(&by_port, items_max)?,
             always: always.into(),
         })
     }
 
     /// Rules that may match `query`, whose other end is `peer`.
     pub(crate) fn candidates(&self, query: &PolicyQuery, peer: IpAddr) -> Candidates<'_> {
+        let by_peer = match peer {
+            IpAddr::V4(v4) => self.by_peer_v4.at(v4.to_bits()),
+            IpAddr::V6(v6) => self.by_peer_v6.at(v6.to_bits()),
+        };
         Candidates {
             lists: [
-                self.by_peer.at(place(peer)),
+                by_peer,
                 self.by_port.at(port_place(query.protocol, query.dst_port)),
                 &self.always,
             ],
@@ -93,29 +108,17 @@ impl Iterator for Candidates<'_> {
     }
 }
 
-/// Addresses of both families on one line; that IPv4 lies within IPv6 there makes candidates of a few rules more.
-fn place(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(v6) => v6.to_bits(),
-    }
-}
-
 /// The blocks of peers that are nothing but a few blocks.
-fn peer_ranges(peers: &Peers) -> Option<impl Iterator<Item = (u128, u128)>> {
+fn peer_blocks(peers: &Peers) -> Option<impl Iterator<Item = &IpNet>> {
     let Blocks::Few(blocks) = &peers.blocks else {
         return None;
     };
-    let range = |block: &IpNet| (place(block.network()), place(block.broadcast()));
-    let except = peers.except.iter().map(move |(block, _)| range(block));
-    peers
-        .sets
-        .is_empty()
-        .then(|| blocks.iter().map(range).chain(except))
+    let except = peers.except.iter().map(|(block, _)| block);
+    peers.sets.is_empty().then(|| blocks.iter().chain(except))
 }
 
 /// The ranges of clauses none of which names a port.
-fn port_ranges(clauses: &[PortClause]) -> Option<impl Iterator<Item = (u128, u128)>> {
+fn port_ranges(clauses: &[PortClause]) -> Option<impl Iterator<Item = (u32, u32)>> {
     let range = |clause: &PortClause| match *clause {
         PortClause::Range {
             protocol,
@@ -128,8 +131,8 @@ fn port_ranges(clauses: &[PortClause]) -> Option<impl Iterator<Item = (u128, u12
     is_plain.then(|| clauses.iter().filter_map(range))
 }
 
-fn port_place(protocol: u8, port: u16) -> u128 {
-    u128::from(protocol) << 16 | u128::from(port)
+fn port_place(protocol: u8, port: u16) -> u32 {
+    u32::from(protocol) << 16 | u32::from(port)
 }
 
 /// Fewer are asked one by one: about what the searches cost.

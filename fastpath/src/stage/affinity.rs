@@ -13,15 +13,16 @@ use crate::conntrack::ConnState;
 use crate::flow::record::{Bits, SeenWord};
 use crate::flow::{PortsKind, Tuple, Zone};
 use crate::observe::Observer;
-use crate::snapshot::{Backend, Service, ServiceId, Snapshot, VipLookup};
+use crate::snapshot::{Backend, Service, ServiceId, VipLookup};
 
 impl<O: Observer> Pass<'_, O> {
     /// The backend that this client had, while its time runs and the Service may still choose it.
     pub(super) fn affine_backend<L: Table<K, W>, const K: usize, const W: usize>(
         &mut self,
         from: &Tuple,
+        vip: VipLookup<'_>,
     ) -> Option<Backend> {
-        let service = affine_service(self.snapshot, from)?;
+        let service = affine_service(vip)?;
         let (id, lasts_ms) = (service.id, lasts_ms(service));
         let eligible = if from.dst.is_ipv4() {
             &service.eligible_v4
@@ -39,8 +40,9 @@ impl<O: Observer> Pass<'_, O> {
         &mut self,
         from: &Tuple,
         to: &Tuple,
+        vip: VipLookup<'_>,
     ) {
-        let Some(service) = affine_service(self.snapshot, from) else {
+        let Some(service) = affine_service(vip) else {
             return;
         };
         let (id, lasts_ms) = (service.id, lasts_ms(service));
@@ -101,8 +103,8 @@ impl<O: Observer> Pass<'_, O> {
     }
 }
 
-fn affine_service<'s>(snapshot: &'s Snapshot, from: &Tuple) -> Option<&'s Service> {
-    match snapshot.vip(from.dst, from.proto.0, from.dport) {
+fn affine_service(vip: VipLookup<'_>) -> Option<&Service> {
+    match vip {
         VipLookup::Service(service) if service.affinity_s > 0 => Some(service),
         _ => None,
     }

@@ -17,7 +17,7 @@ use crate::flow::key::tuple_of_packet;
 use crate::flow::{Ingress, Tuple, Zone};
 use crate::observe::{Fate, Observer};
 use crate::port::PortId;
-use crate::snapshot::{AdjacencyId, PortKind, RouteTarget, Snapshot};
+use crate::snapshot::{AdjacencyId, PortKind, RouteTarget, Snapshot, VipLookup};
 use crate::verdict::{DropReason, PuntReason};
 
 impl<O: Observer> Pass<'_, O> {
@@ -36,7 +36,8 @@ impl<O: Observer> Pass<'_, O> {
         let Some(inbound) = self.came_another_way::<L, K, W>(inbound, &from) else {
             return;
         };
-        if self.is_for_the_kernel_alone(&from) {
+        let vip = self.snapshot.vip(from.dst, from.proto.0, from.dport);
+        if self.is_for_the_kernel_alone(&from, vip) {
             return self.punt(inbound, PuntReason::ToHost, NOTHING);
         }
         let question = Question {
@@ -44,12 +45,12 @@ impl<O: Observer> Pass<'_, O> {
             opening: is_opening(&packet),
             hash: inbound.hash,
             established: None,
-            affine: self.affine_backend::<L, K, W>(&from),
+            affine: self.affine_backend::<L, K, W>(&from, vip),
         };
         if packet.is_echo_reply() && self.answer_of_this_node(&question).is_none() {
             return self.drop(inbound, DropReason::NoFlow, NOTHING);
         }
-        let plan = match decide(&question, self.snapshot, self.rng) {
+        let plan = match decide(&question, vip, self.snapshot, self.rng) {
             Ok(plan) => plan,
             Err(refusal) => {
                 self.count_rule(refusal.rule, true);
@@ -76,7 +77,7 @@ impl<O: Observer> Pass<'_, O> {
             }
         };
         self.count_rule(plan.rule, true);
-        self.note_affinity::<L, K, W>(&from, &to);
+        self.note_affinity::<L, K, W>(&from, &to, vip);
         let fate = self.fate_of_flow::<L, K, W>(flow, true, plan.rule);
         let rewrite = rewrite_to(&from, &to);
         self.forward(inbound, plan.exit, rewrite, fate);
@@ -140,11 +141,10 @@ impl<O: Observer> Pass<'_, O> {
     }
 
     /// Plain from outside to an address of this node, and no Service of ours: the kernel's, without an entry.
-    fn is_for_the_kernel_alone(&self, from: &Tuple) -> bool {
-        let snapshot = self.snapshot;
+    fn is_for_the_kernel_alone(&self, from: &Tuple, vip: VipLookup<'_>) -> bool {
         from.zone.ingress() == Ingress::Uplink
-            && snapshot.route(from.dst).target == RouteTarget::ThisNode
-            && snapshot.vip(from.dst, from.proto.0, from.dport) == crate::snapshot::VipLookup::NotService
+            && matches!(vip, VipLookup::NotService)
+            && self.snapshot.route(from.dst).target == RouteTarget::ThisNode
     }
 
     /// The zone of what comes by the host port.
@@ -181,14 +181,13 @@ pub(super) fn source_is_right(snapshot: &Snapshot, ingress: Ingress, src: IpAddr
             };
         }
         Ingress::Uplink => {
-            let route = snapshot.route(src);
-            match route.target {
+            match snapshot.route(src).target {
                 RouteTarget::LocalPod(_) | RouteTarget::ThisNode => false,
                 // The pool's demand of this very node: with CrossSubnet a tunnel for some, none for the others.
                 RouteTarget::RemotePod { tunnel, .. } => tunnel.is_none(),
                 RouteTarget::PeerNode(_) => true,
                 RouteTarget::Underlay | RouteTarget::Unreachable => {
-                    !route.pool.is_some_and(|pool| pool.demands_tunnel)
+                    !snapshot.pool(src).is_some_and(|pool| pool.demands_tunnel)
                 }
             }
         }

@@ -10,10 +10,9 @@ use wire::IpProtocol;
 
 use super::refuse::{Answer, node_address};
 use crate::flow::{Ingress, Tuple, Zone};
-use crate::port::PortId;
 use crate::rng::Rng;
 use crate::snapshot::{
-    AdjacencyEncap, AdjacencyId, Backend, Direction, PolicyQuery, PortKind, Route, RouteTarget, RuleId,
+    AdjacencyEncap, AdjacencyId, Backend, Direction, PolicyQuery, Port, PortKind, Route, RouteTarget, RuleId,
     Service, ServiceId, Shard, Snapshot, VipLookup,
 };
 use crate::verdict::DropReason;
@@ -94,20 +93,32 @@ impl Refusal {
 /// Stands where a flow depends on nothing.
 const NO_SHARD: Shard = Shard(0);
 
-/// Decides.
-pub(crate) fn decide(question: &Question, snapshot: &Snapshot, rng: &mut Rng) -> Result<Plan, Refusal> {
+/// Decides; `vip` is what the tuple's destination is to the Services.
+pub(crate) fn decide(
+    question: &Question,
+    vip: VipLookup<'_>,
+    snapshot: &Snapshot,
+    rng: &mut Rng,
+) -> Result<Plan, Refusal> {
     let Question { tuple, .. } = *question;
     let ingress = tuple.zone.ingress();
-    let (backend, service) = backend(question, snapshot, rng)?;
+    let (backend, service) = backend(question, vip, rng)?;
     let (dst, dport) = backend.map_or((tuple.dst, tuple.dport), |backend| {
         (backend.address, backend.port)
     });
     let mut to = Tuple { dst, dport, ..tuple };
     let route = snapshot.route(dst);
-    let source = snapshot.route(tuple.src);
-    let source_port = pod_port(ingress, snapshot);
+    let port = port_at(ingress, snapshot);
+    // Where a pod's packets come from is known without asking for its route.
+    let source = match port {
+        Some(port) if port.kind == PortKind::Pod => Source::Pod(port),
+        _ => Source::Other(snapshot.route(tuple.src)),
+    };
     let mut shards = [
-        source_port.map_or(source.shard, |port| port.policy_shard),
+        match &source {
+            Source::Pod(port) => port.policy_shard,
+            Source::Other(route) => route.shard,
+        },
         route.shard,
         service.map_or_else(|| snapshot.vip_shard(tuple.dst), |service| service.shard),
         route.shard,
@@ -128,22 +139,23 @@ pub(crate) fn decide(question: &Question, snapshot: &Snapshot, rng: &mut Rng) ->
         },
         None => exit(&route, dst, question.hash, snapshot).ok_or_else(no_route)?,
     };
-    if service.is_none() && backend.is_none() && !may_pass_through(ingress, &route, snapshot) {
+    if service.is_none() && backend.is_none() && !may_pass_through(ingress, port, &route) {
         return Err(refuse(DropReason::NoRoute, Answer::None, None, shards));
     }
-    if let RouteTarget::LocalPod(port) = route.target
-        && let Some(port) = snapshot.port(port)
-    {
+    let destination = match route.target {
+        RouteTarget::LocalPod(port) => snapshot.port(port),
+        _ => None,
+    };
+    if let Some(port) = destination {
         shards[1] = port.policy_shard;
     }
-    let rule = judge(&tuple, &to, source_port.map(|port| port.id), &route, snapshot)
+    let rule = judge(&tuple, &to, port, destination, snapshot)
         .map_err(|rule| refuse(DropReason::PolicyDenied, Answer::None, rule, shards))?;
 
     let snat = snat(
         &tuple,
         &to,
-        ingress,
-        &source,
+        port,
         &route,
         exit.exit,
         service.is_some() || backend.is_some(),
@@ -166,7 +178,7 @@ pub(crate) fn decide(question: &Question, snapshot: &Snapshot, rng: &mut Rng) ->
         },
         _ => exit,
     };
-    let back = back(&tuple, ingress, &source, question.hash, snapshot);
+    let back = back(&tuple, &source, question.hash, snapshot);
     Ok(Plan {
         to,
         snat,
@@ -178,10 +190,18 @@ pub(crate) fn decide(question: &Question, snapshot: &Snapshot, rng: &mut Rng) ->
     })
 }
 
+/// Where a flow's packets come from.
+enum Source<'s> {
+    /// The pod behind the port.
+    Pod(&'s Port),
+    /// Anyone else, who is reached so.
+    Other(Route),
+}
+
 /// The backend that the flow goes to, if it goes to a Service.
 fn backend<'s>(
     question: &Question,
-    snapshot: &'s Snapshot,
+    vip: VipLookup<'s>,
     rng: &mut Rng,
 ) -> Result<(Option<Backend>, Option<&'s Service>), Refusal> {
     let Question {
@@ -197,7 +217,6 @@ fn backend<'s>(
             port: to.dport,
         });
     let is_connection = tuple.proto != IpProtocol::UDP;
-    let vip = snapshot.vip(tuple.dst, tuple.proto.0, tuple.dport);
     if let Some(chosen) = chosen {
         return match vip {
             // A connection stays where it is until that address is withdrawn; a datagram flow while it is listed.
@@ -327,40 +346,39 @@ fn ingress_behind(adjacency: AdjacencyId, snapshot: &Snapshot) -> Ingress {
 }
 
 /// What comes from outside and is for nobody here does not go out again through us, unless a Service sends it there.
-fn may_pass_through(ingress: Ingress, route: &Route, snapshot: &Snapshot) -> bool {
-    let is_local = matches!(route.target, RouteTarget::LocalPod(_) | RouteTarget::ThisNode);
+fn may_pass_through(ingress: Ingress, port: Option<&Port>, route: &Route) -> bool {
     match ingress {
-        Ingress::Uplink | Ingress::Tunnel(_) => is_local,
-        Ingress::Port(port) => {
-            let from_host = snapshot
-                .port(port)
-                .is_some_and(|port| port.kind == PortKind::Host);
-            !(from_host && route.target == RouteTarget::ThisNode)
+        Ingress::Uplink | Ingress::Tunnel(_) => {
+            matches!(route.target, RouteTarget::LocalPod(_) | RouteTarget::ThisNode)
         }
+        Ingress::Port(_) => !(is_host(port) && route.target == RouteTarget::ThisNode),
     }
 }
 
-/// The pod's port behind an ingress.
-fn pod_port(ingress: Ingress, snapshot: &Snapshot) -> Option<&crate::snapshot::Port> {
+/// The port behind an ingress that is one.
+fn port_at(ingress: Ingress, snapshot: &Snapshot) -> Option<&Port> {
     match ingress {
-        Ingress::Port(port) => snapshot.port(port).filter(|port| port.kind == PortKind::Pod),
+        Ingress::Port(port) => snapshot.port(port),
         Ingress::Uplink | Ingress::Tunnel(_) => None,
     }
+}
+
+fn is_host(port: Option<&Port>) -> bool {
+    port.is_some_and(|port| port.kind == PortKind::Host)
 }
 
 /// Egress policy of the source after DNAT, ingress policy of the destination before SNAT. `Err`: denied, by this rule.
 fn judge(
     from: &Tuple,
     to: &Tuple,
-    source: Option<PortId>,
-    route: &Route,
+    port: Option<&Port>,
+    destination: Option<&Port>,
     snapshot: &Snapshot,
 ) -> Result<Option<RuleId>, Option<RuleId>> {
-    let destination = match route.target {
-        RouteTarget::LocalPod(port) => Some(port),
-        _ => None,
-    };
-    if source.is_some() && source == destination {
+    let source = port.filter(|port| port.kind == PortKind::Pod);
+    if let (Some(source), Some(destination)) = (source, destination)
+        && source.id == destination.id
+    {
         return Ok(None); // a pod always reaches itself
     }
     let dst_port = if to.proto.has_ports() { to.dport } else { 0 };
@@ -372,17 +390,17 @@ fn judge(
         direction,
     };
     let mut rule = None;
-    if let Some(port) = source.and_then(|port| snapshot.port(port)) {
+    if let Some(port) = source {
         let decision = snapshot.judge(&port.egress, &query(Direction::Egress));
         if !decision.allow {
             return Err(decision.rule);
         }
         rule = decision.rule;
     }
-    if let Some(port) = destination.and_then(|port| snapshot.port(port))
-        && !is_from_this_node(from, snapshot)
+    if let Some(destination) = destination
+        && !is_from_this_node(from, port, snapshot)
     {
-        let decision = snapshot.judge(&port.ingress, &query(Direction::Ingress));
+        let decision = snapshot.judge(&destination.ingress, &query(Direction::Ingress));
         if !decision.allow {
             return Err(decision.rule);
         }
@@ -392,16 +410,8 @@ fn judge(
 }
 
 /// Nodes always reach their own pods: told by the port that it came in by, and an address of this node.
-fn is_from_this_node(from: &Tuple, snapshot: &Snapshot) -> bool {
-    match from.zone.ingress() {
-        Ingress::Port(port) => {
-            snapshot
-                .port(port)
-                .is_some_and(|port| port.kind == PortKind::Host)
-                && snapshot.is_node_address(from.src)
-        }
-        Ingress::Uplink | Ingress::Tunnel(_) => false,
-    }
+fn is_from_this_node(from: &Tuple, port: Option<&Port>, snapshot: &Snapshot) -> bool {
+    is_host(port) && snapshot.is_node_address(from.src)
 }
 
 /// The source to put in front, if any.
@@ -409,8 +419,7 @@ fn is_from_this_node(from: &Tuple, snapshot: &Snapshot) -> bool {
 fn snat(
     from: &Tuple,
     to: &Tuple,
-    ingress: Ingress,
-    source: &Route,
+    port: Option<&Port>,
     route: &Route,
     exit: Exit,
     is_service: bool,
@@ -423,29 +432,25 @@ fn snat(
             keep_any_port: false,
         })
     };
-    let node = node_address(from.src.is_ipv4(), snapshot);
+    let node = || node_address(from.src.is_ipv4(), snapshot);
     if to.dst == from.src {
-        return masquerade(node); // hairpin: the pod must not see itself as the peer
+        return masquerade(node()); // hairpin: the pod must not see itself as the peer
     }
-    let tunnel_source = match exit {
+    let tunnel_source = || match exit {
         Exit::Adjacency(Some(adjacency)) => tunnel_source(adjacency, to.dst.is_ipv4(), snapshot),
         _ => None,
     };
-    let kind = match ingress {
-        Ingress::Port(port) => snapshot.port(port).map(|port| port.kind),
-        Ingress::Uplink | Ingress::Tunnel(_) => None,
-    };
-    match kind {
+    match port.map(|port| port.kind) {
         Some(PortKind::Pod) => {
-            let nat_outgoing = source.pool.is_some_and(|pool| pool.nat_outgoing);
-            let leaves = route.pool.is_none() && matches!(route.target, RouteTarget::Underlay);
-            (nat_outgoing && leaves)
+            let leaves = matches!(route.target, RouteTarget::Underlay) && snapshot.pool(to.dst).is_none();
+            let nat_outgoing = || snapshot.pool(from.src).is_some_and(|pool| pool.nat_outgoing);
+            (leaves && nat_outgoing())
                 .then_some(())
-                .and_then(|()| masquerade(node))
+                .and_then(|()| masquerade(node()))
         }
         Some(PortKind::Host) => {
             // Replies of the host's sockets to connections from elsewhere keep their address.
-            let address = tunnel_source.filter(|address| opening && *address != from.src)?;
+            let address = tunnel_source().filter(|address| opening && *address != from.src)?;
             Some(Snat {
                 address,
                 keep_any_port: true,
@@ -453,7 +458,7 @@ fn snat(
         }
         _ if is_service && !matches!(route.target, RouteTarget::LocalPod(_) | RouteTarget::ThisNode) => {
             // From outside through us to elsewhere: replies must come back through us.
-            masquerade(tunnel_source.or(node))
+            masquerade(tunnel_source().or_else(node))
         }
         _ => None,
     }
@@ -471,12 +476,13 @@ fn tunnel_source(adjacency: AdjacencyId, is_v4: bool, snapshot: &Snapshot) -> Op
 }
 
 /// Where replies go: back by the way that the flow came, a tunnel included.
-fn back(tuple: &Tuple, ingress: Ingress, source: &Route, hash: u64, snapshot: &Snapshot) -> Exit {
-    Exit::Adjacency(match ingress {
-        Ingress::Port(port) => match snapshot.port(port).map(|port| port.kind) {
-            Some(PortKind::Pod) => snapshot.pod_adjacency(port),
-            _ => snapshot.host_adjacency(),
-        },
+fn back(tuple: &Tuple, source: &Source<'_>, hash: u64, snapshot: &Snapshot) -> Exit {
+    let source = match source {
+        Source::Pod(port) => return Exit::Adjacency(port.adjacency),
+        Source::Other(route) => route,
+    };
+    Exit::Adjacency(match tuple.zone.ingress() {
+        Ingress::Port(_) => snapshot.host_adjacency(),
         Ingress::Tunnel(_) => match source.target {
             RouteTarget::RemotePod {
                 tunnel: Some(tunnel), ..

@@ -78,7 +78,8 @@ impl<O: Observer> Pass<'_, O> {
                 outcome = Redecided::Gone;
                 return Decision::Remove;
             }
-            let decided = decide(&question, snapshot, rng);
+            let vip = snapshot.vip(from.dst, from.proto.0, from.dport);
+            let decided = decide(&question, vip, snapshot, rng);
             let stamp = |shards| shared.generations().stamp(shards).0;
             let (decision, what) = match decided {
                 Ok(plan) if is_same_flow(&plan, &to, &reply) => {

@@ -10,51 +10,111 @@ use super::trie::spliced;
 /// Bits of the key that a node decides on.
 const STRIDE: u8 = 5;
 
-/// Prefixes of one family; keys are left-aligned in 128 bits.
+/// The bits of an address. A family has the width that it needs: half of what a lookup does is shifts of the key.
+trait Bits: Copy {
+    /// How many leading bits are those of `other`.
+    fn common(self, other: Self) -> u8;
+    /// The first `len` bits, zeros behind.
+    fn truncated(self, len: u8) -> Self;
+    /// The first `len` bits are those of `other`.
+    fn begins_as(self, other: Self, len: u8) -> bool;
+    /// The 5 bits at `depth`; a last digit of fewer bits has zeros below.
+    fn digit(self, depth: u8) -> u32;
+    /// With the first `len` bits of `digit` at `depth`, where it has zeros.
+    fn with(self, depth: u8, digit: u32, len: u32) -> Self;
+}
+
+impl Bits for u32 {
+    #[inline]
+    fn common(self, other: Self) -> u8 {
+        (self ^ other).leading_zeros() as u8
+    }
+
+    #[inline]
+    fn truncated(self, len: u8) -> Self {
+        // In 64 bits, since none of 32 can be shifted by 32.
+        (u64::from(self) & (u64::MAX << (32 - len))) as Self
+    }
+
+    #[inline]
+    fn begins_as(self, other: Self, len: u8) -> bool {
+        u64::from(self ^ other) >> (32 - len) == 0
+    }
+
+    #[inline]
+    fn digit(self, depth: u8) -> u32 {
+        (self << depth) >> 27
+    }
+
+    fn with(self, depth: u8, digit: u32, len: u32) -> Self {
+        self | ((u64::from(digit) << 32 >> len) as Self) >> depth
+    }
+}
+
+impl Bits for u128 {
+    #[inline]
+    fn common(self, other: Self) -> u8 {
+        (self ^ other).leading_zeros() as u8
+    }
+
+    #[inline]
+    fn truncated(self, len: u8) -> Self {
+        if len == 0 {
+            0
+        } else {
+            self & (Self::MAX << (128 - u32::from(len)))
+        }
+    }
+
+    #[inline]
+    fn begins_as(self, other: Self, len: u8) -> bool {
+        (self ^ other).truncated(len) == 0
+    }
+
+    #[inline]
+    fn digit(self, depth: u8) -> u32 {
+        ((self << depth) >> 123) as u32
+    }
+
+    fn with(self, depth: u8, digit: u32, len: u32) -> Self {
+        if len == 0 {
+            self
+        } else {
+            self | Self::from(digit) << (128 - len) >> depth
+        }
+    }
+}
+
+/// Prefixes of one family.
 ///
 /// A lookup touches one line of memory per node, and a node for each 5 bits at which the prefixes really part: IPv4 never more
 /// than seven.
 #[derive(Clone, Debug)]
-struct Lpm<T> {
-    root: Option<Node<T>>,
+struct Lpm<B, T> {
+    root: Option<Node<B, T>>,
     len: usize,
 }
 
 /// The node of the bits `depth..depth + 5` under `base`. It lies in its parent's slots, so one line gives header and way on.
 #[derive(Clone, Debug)]
-struct Node<T> {
+struct Node<B, T> {
     /// The first `depth` bits are those of every key below.
-    base: u128,
+    base: B,
     /// Which prefixes of `depth` to `depth + 4` bits there are: bit 0 the empty rest, then two of one bit, ...
     values: u32,
     /// Which children there are, by the 5 bits.
     children: u32,
     depth: u8,
     /// A value for each bit of `values`, then a node for each bit of `children`.
-    slots: Arc<[Slot<T>]>,
+    slots: Arc<[Slot<B, T>]>,
 }
 
 #[derive(Clone, Debug, Default)]
-enum Slot<T> {
+enum Slot<B, T> {
     #[default]
     Empty,
     Value(T),
-    Child(Node<T>),
-}
-
-/// The first `len` bits of `key`.
-const fn truncated(key: u128, len: u8) -> u128 {
-    if len == 0 {
-        0
-    } else {
-        key & (u128::MAX << (128 - len as u32))
-    }
-}
-
-/// The 5 bits at `depth`.
-const fn digit(key: u128, depth: u8) -> u32 {
-    // A last digit of fewer bits (128 is no multiple of 5) has zeros below.
-    ((key << depth) >> 123) as u32
+    Child(Node<B, T>),
 }
 
 /// For each digit, the bits of `values` that cover it.
@@ -77,12 +137,12 @@ const fn value_bit(digit: u32, rest: u32) -> u32 {
     (1 << rest) - 1 + (digit >> (STRIDE as u32 - rest))
 }
 
-impl<T: Clone> Node<T> {
-    fn leaf(key: u128, len: u8, value: T) -> Self {
+impl<B: Bits, T: Clone> Node<B, T> {
+    fn leaf(key: B, len: u8, value: T) -> Self {
         let depth = len / STRIDE * STRIDE;
-        let bit = value_bit(digit(key, depth), u32::from(len - depth));
+        let bit = value_bit(key.digit(depth), u32::from(len - depth));
         Self {
-            base: truncated(key, depth),
+            base: key.truncated(depth),
             values: 1 << bit,
             children: 0,
             depth,
@@ -90,8 +150,8 @@ impl<T: Clone> Node<T> {
         }
     }
 
-    fn covers(&self, key: u128) -> bool {
-        truncated(key ^ self.base, self.depth) == 0
+    fn covers(&self, key: B) -> bool {
+        key.begins_as(self.base, self.depth)
     }
 
     const fn value_place(&self, bit: u32) -> usize {
@@ -123,15 +183,15 @@ impl<T: Clone> Node<T> {
     }
 
     fn add_child(&mut self, child: Self) {
-        let digit = digit(child.base, self.depth);
+        let digit = child.base.digit(self.depth);
         let place = self.child_place(digit);
         self.slots = spliced(&mut self.slots, place, Some(Slot::Child(child)));
         self.children |= 1 << digit;
     }
 
-    fn insert(&mut self, key: u128, len: u8, value: T) -> Option<T> {
+    fn insert(&mut self, key: B, len: u8, value: T) -> Option<T> {
         let depth = len / STRIDE * STRIDE;
-        let common = ((key ^ self.base).leading_zeros() as u8)
+        let common = key.common(self.base)
             .min(self.depth)
             .min(depth)
             / STRIDE
@@ -139,7 +199,7 @@ impl<T: Clone> Node<T> {
         if common < self.depth {
             // They part above this node: a new one goes between.
             let mut above = Self {
-                base: truncated(key, common),
+                base: key.truncated(common),
                 values: 0,
                 children: 0,
                 depth: common,
@@ -149,7 +209,7 @@ impl<T: Clone> Node<T> {
             self.add_child(above);
         }
         if depth == self.depth {
-            let bit = value_bit(digit(key, depth), u32::from(len - depth));
+            let bit = value_bit(key.digit(depth), u32::from(len - depth));
             let place = self.value_place(bit);
             if self.values & 1 << bit != 0 {
                 let Slot::Value(old) = &mut Arc::make_mut(&mut self.slots)[place] else {
@@ -161,7 +221,7 @@ impl<T: Clone> Node<T> {
             self.values |= 1 << bit;
             return None;
         }
-        let digit = digit(key, self.depth);
+        let digit = key.digit(self.depth);
         if self.children & 1 << digit == 0 {
             self.add_child(Self::leaf(key, len, value));
             return None;
@@ -174,10 +234,10 @@ impl<T: Clone> Node<T> {
     }
 
     /// Removes what is known to be there. Leaves a node that may be empty or need not be there: see [`Node::collapsed`].
-    fn remove(&mut self, key: u128, len: u8) -> Option<T> {
+    fn remove(&mut self, key: B, len: u8) -> Option<T> {
         let depth = len / STRIDE * STRIDE;
         if depth == self.depth {
-            let bit = value_bit(digit(key, depth), u32::from(len - depth));
+            let bit = value_bit(key.digit(depth), u32::from(len - depth));
             let place = self.value_place(bit);
             let Slot::Value(old) = std::mem::take(&mut Arc::make_mut(&mut self.slots)[place]) else {
                 unreachable!("known to be there")
@@ -186,7 +246,7 @@ impl<T: Clone> Node<T> {
             self.values &= !(1 << bit);
             return Some(old);
         }
-        let digit = digit(key, self.depth);
+        let digit = key.digit(self.depth);
         let place = self.child_place(digit);
         let Slot::Child(mut child) = std::mem::take(&mut Arc::make_mut(&mut self.slots)[place]) else {
             unreachable!("known to be there")
@@ -213,19 +273,15 @@ impl<T: Clone> Node<T> {
         }
     }
 
-    fn each(&self, visit: &mut impl FnMut(u128, u8, &T)) {
+    fn each(&self, visit: &mut impl FnMut(B, u8, &T)) {
         let mut bits = self.values;
         while bits != 0 {
             let bit = bits.trailing_zeros();
             bits &= bits - 1;
             let rest = (bit + 1).ilog2();
-            let head = if rest == 0 {
-                0
-            } else {
-                u128::from(bit + 1 - (1 << rest)) << (128 - rest) >> self.depth
-            };
+            let key = self.base.with(self.depth, bit + 1 - (1 << rest), rest);
             if let Some(value) = self.value(bit) {
-                visit(self.base | head, self.depth + rest as u8, value);
+                visit(key, self.depth + rest as u8, value);
             }
         }
         for slot in &self.slots[self.values.count_ones() as usize..] {
@@ -236,12 +292,12 @@ impl<T: Clone> Node<T> {
     }
 }
 
-impl<T: Clone> Lpm<T> {
+impl<B: Bits, T: Clone> Lpm<B, T> {
     const fn new() -> Self {
         Self { root: None, len: 0 }
     }
 
-    fn insert(&mut self, key: u128, len: u8, value: T) -> Option<T> {
+    fn insert(&mut self, key: B, len: u8, value: T) -> Option<T> {
         let before = if let Some(root) = &mut self.root {
             root.insert(key, len, value)
         } else {
@@ -252,7 +308,7 @@ impl<T: Clone> Lpm<T> {
         before
     }
 
-    fn remove(&mut self, key: u128, len: u8) -> Option<T> {
+    fn remove(&mut self, key: B, len: u8) -> Option<T> {
         self.exact(key, len)?;
         let mut root = self.root.take()?;
         let before = root.remove(key, len);
@@ -261,28 +317,28 @@ impl<T: Clone> Lpm<T> {
         before
     }
 
-    fn exact(&self, key: u128, len: u8) -> Option<&T> {
+    fn exact(&self, key: B, len: u8) -> Option<&T> {
         let depth = len / STRIDE * STRIDE;
         let mut node = self.root.as_ref()?;
         while node.depth < depth {
             if !node.covers(key) {
                 return None;
             }
-            node = node.child(digit(key, node.depth))?;
+            node = node.child(key.digit(node.depth))?;
         }
         if node.depth != depth || !node.covers(key) {
             return None;
         }
-        node.value(value_bit(digit(key, depth), u32::from(len - depth)))
+        node.value(value_bit(key.digit(depth), u32::from(len - depth)))
     }
 
     /// The longest prefix of at most `longest` bits.
     #[inline]
-    fn lookup(&self, key: u128, longest: u8) -> Option<(u8, &T)> {
+    fn lookup(&self, key: B, longest: u8) -> Option<(u8, &T)> {
         let mut best = None;
         let mut node = self.root.as_ref()?;
         while node.depth <= longest && node.covers(key) {
-            let digit = digit(key, node.depth);
+            let digit = key.digit(node.depth);
             let mut matching = node.values & COVERING[digit as usize];
             let spare = u32::from(longest - node.depth);
             if spare < u32::from(STRIDE) - 1 {
@@ -301,7 +357,7 @@ impl<T: Clone> Lpm<T> {
     }
 
     /// All prefixes inside the one of `len` bits of `key`, itself included.
-    fn within(&self, key: u128, len: u8, visit: &mut impl FnMut(u128, u8, &T)) {
+    fn within(&self, key: B, len: u8, visit: &mut impl FnMut(B, u8, &T)) {
         let Some(mut node) = self.root.as_ref() else {
             return;
         };
@@ -309,13 +365,13 @@ impl<T: Clone> Lpm<T> {
             if !node.covers(key) {
                 return;
             }
-            let Some(child) = node.child(digit(key, node.depth)) else {
+            let Some(child) = node.child(key.digit(node.depth)) else {
                 return;
             };
             node = child;
         }
         node.each(&mut |found, found_len, value| {
-            if found_len >= len && truncated(found ^ key, len) == 0 {
+            if found_len >= len && found.begins_as(key, len) {
                 visit(found, found_len, value);
             }
         });
@@ -325,8 +381,8 @@ impl<T: Clone> Lpm<T> {
 /// A persistent map from prefixes of both families.
 #[derive(Clone, Debug)]
 pub struct Prefixes<T> {
-    v4: Lpm<T>,
-    v6: Lpm<T>,
+    v4: Lpm<u32, T>,
+    v6: Lpm<u128, T>,
 }
 
 impl<T: Clone> Default for Prefixes<T> {
@@ -338,17 +394,13 @@ impl<T: Clone> Default for Prefixes<T> {
     }
 }
 
-fn key4(bits: u32) -> u128 {
-    u128::from(bits) << 96
-}
-
 impl<T: Clone> Prefixes<T> {
     /// Sets the value of a prefix; gives the one before.
     pub fn insert(&mut self, prefix: IpNet, value: T) -> Option<T> {
         match prefix {
             IpNet::V4(net) => self
                 .v4
-                .insert(key4(net.network().to_bits()), net.prefix_len(), value),
+                .insert(net.network().to_bits(), net.prefix_len(), value),
             IpNet::V6(net) => self.v6.insert(net.network().to_bits(), net.prefix_len(), value),
         }
     }
@@ -356,7 +408,7 @@ impl<T: Clone> Prefixes<T> {
     /// Takes a prefix out; gives its value.
     pub fn remove(&mut self, prefix: IpNet) -> Option<T> {
         match prefix {
-            IpNet::V4(net) => self.v4.remove(key4(net.network().to_bits()), net.prefix_len()),
+            IpNet::V4(net) => self.v4.remove(net.network().to_bits(), net.prefix_len()),
             IpNet::V6(net) => self.v6.remove(net.network().to_bits(), net.prefix_len()),
         }
     }
@@ -364,7 +416,7 @@ impl<T: Clone> Prefixes<T> {
     /// The value of exactly this prefix.
     pub fn exact(&self, prefix: IpNet) -> Option<&T> {
         match prefix {
-            IpNet::V4(net) => self.v4.exact(key4(net.network().to_bits()), net.prefix_len()),
+            IpNet::V4(net) => self.v4.exact(net.network().to_bits(), net.prefix_len()),
             IpNet::V6(net) => self.v6.exact(net.network().to_bits(), net.prefix_len()),
         }
     }
@@ -373,7 +425,7 @@ impl<T: Clone> Prefixes<T> {
     #[inline]
     pub fn lookup(&self, address: IpAddr) -> Option<&T> {
         let (_, value) = match address {
-            IpAddr::V4(v4) => self.v4.lookup(key4(v4.to_bits()), 32)?,
+            IpAddr::V4(v4) => self.v4.lookup(v4.to_bits(), 32)?,
             IpAddr::V6(v6) => self.v6.lookup(v6.to_bits(), 128)?,
         };
         Some(value)
@@ -388,7 +440,7 @@ impl<T: Clone> Prefixes<T> {
     pub fn covering(&self, prefix: IpNet) -> Option<(IpNet, &T)> {
         match prefix {
             IpNet::V4(net) => {
-                let (len, value) = self.v4.lookup(key4(net.network().to_bits()), net.prefix_len())?;
+                let (len, value) = self.v4.lookup(net.network().to_bits(), net.prefix_len())?;
                 Some((IpNet::new(net.network().into(), len).ok()?.trunc(), value))
             }
             IpNet::V6(net) => {
@@ -402,10 +454,10 @@ impl<T: Clone> Prefixes<T> {
     pub fn within(&self, prefix: IpNet, mut visit: impl FnMut(IpNet, &T)) {
         match prefix {
             IpNet::V4(net) => self.v4.within(
-                key4(net.network().to_bits()),
+                net.network().to_bits(),
                 net.prefix_len(),
                 &mut |key, len, value| {
-                    if let Ok(net) = Ipv4Net::new(((key >> 96) as u32).into(), len) {
+                    if let Ok(net) = Ipv4Net::new(key.into(), len) {
                         visit(net.into(), value);
                     }
                 },

@@ -80,7 +80,7 @@ fn every_kind_of_destination_has_its_route() {
     assert!(
         !snapshot.peer_owns(peer, address("10.244.1.5")) && !snapshot.peer_owns(peer, address("192.168.0.2"))
     );
-    assert!(snapshot.route(address("10.244.2.7")).pool.unwrap().nat_outgoing);
+    assert!(snapshot.pool(address("10.244.2.7")).unwrap().nat_outgoing);
     assert!(
         snapshot.is_node_address(address("192.168.0.2")) && !snapshot.is_node_address(address("10.244.2.7"))
     );

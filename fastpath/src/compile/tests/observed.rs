@@ -90,7 +90,7 @@ pub(super) fn answers(snapshot: &Snapshot, state: &proto::State) -> BTreeMap<Str
             RouteTarget::PeerNode(peer) => format!("node {:?}", snapshot.peer_name(peer)),
             other => format!("{other:?}"),
         };
-        note(format!("route {place}"), &(target, route.pool));
+        note(format!("route {place}"), &(target, snapshot.pool(place)));
         for hash in HASHES {
             note(
                 format!("hop {place} {hash}"),
@@ -186,7 +186,7 @@ pub(super) fn decisions(snapshot: &Snapshot, random: &mut Random) -> Vec<(String
             };
             let answer = (
                 route.target,
-                route.pool,
+                snapshot.pool(place),
                 hop,
                 sent.map(|sent| (sent.port, sent.mtu)),
             );
