@@ -8,8 +8,8 @@ use contract::valid::{AddressPort, Encap, Limits, Timeouts};
 
 use super::table::{Claim, OnLink, UnderlayHops, tunnel_place};
 use super::{
-    Adjacency, AdjacencyId, PeerId, PoolFlags, Port, PortKind, Route, RouteTarget, RuleId, RuleOrigin, Service,
-    ServiceId, Shard, Snapshot, ThisNode, VipLookup,
+    Adjacency, AdjacencyId, PeerId, PoolFlags, Port, PortKind, Route, RouteTarget, RuleId, RuleOrigin,
+    Service, ServiceId, Shard, Snapshot, ThisNode, VipLookup,
 };
 use crate::port::PortId;
 

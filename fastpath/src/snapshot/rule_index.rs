@@ -34,7 +34,8 @@ impl RuleIndex {
         if rules.len() < RULES_MIN {
             return None;
         }
-        let (mut by_v4, mut by_v6, mut by_port, mut always) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut by_v4, mut by_v6, mut by_port, mut always) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (number, rule) in (0u32..).zip(rules) {
             if let Some(blocks) = rule.peers.as_ref().and_then(peer_blocks) {
                 for block in blocks {

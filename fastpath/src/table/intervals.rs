@@ -135,9 +135,14 @@ impl<T: Value> Starts<T> {
         let mut count = 0_usize;
         for (len, blocks) in &self.levels {
             let block = count.saturating_sub(1);
-            let inside = blocks[block].0.iter().map(|start| usize::from(*start <= value)).sum::<usize>();
+            // In 32 bits, so that of 32-bit values a vector's worth is compared at once.
+            let inside: u32 = blocks[block]
+                .0
+                .iter()
+                .map(|start| u32::from(*start <= value))
+                .sum();
             // What fills the last block is not above the largest value.
-            count = (block * BLOCK + inside).min(*len);
+            count = (block * BLOCK + inside as usize).min(*len);
         }
         count
     }

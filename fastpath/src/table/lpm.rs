@@ -191,11 +191,7 @@ impl<B: Bits, T: Clone> Node<B, T> {
 
     fn insert(&mut self, key: B, len: u8, value: T) -> Option<T> {
         let depth = len / STRIDE * STRIDE;
-        let common = key.common(self.base)
-            .min(self.depth)
-            .min(depth)
-            / STRIDE
-            * STRIDE;
+        let common = key.common(self.base).min(self.depth).min(depth) / STRIDE * STRIDE;
         if common < self.depth {
             // They part above this node: a new one goes between.
             let mut above = Self {
@@ -398,9 +394,7 @@ impl<T: Clone> Prefixes<T> {
     /// Sets the value of a prefix; gives the one before.
     pub fn insert(&mut self, prefix: IpNet, value: T) -> Option<T> {
         match prefix {
-            IpNet::V4(net) => self
-                .v4
-                .insert(net.network().to_bits(), net.prefix_len(), value),
+            IpNet::V4(net) => self.v4.insert(net.network().to_bits(), net.prefix_len(), value),
             IpNet::V6(net) => self.v6.insert(net.network().to_bits(), net.prefix_len(), value),
         }
     }
