@@ -65,6 +65,8 @@ pub struct Counters {
     pub frames_out: Count,
     /// Packets that took the short way of steady flows.
     pub replayed: Count,
+    /// Packets that opened a flow the short way.
+    pub opened: Count,
     /// Connections installed.
     pub flows_created: Count,
     /// Connections removed because their time was up.
@@ -111,6 +113,7 @@ impl Counters {
             split: Count::default(),
             frames_out: Count::default(),
             replayed: Count::default(),
+            opened: Count::default(),
             flows_created: Count::default(),
             flows_expired: Count::default(),
             flows_evicted: Count::default(),

@@ -52,7 +52,7 @@ pub(crate) use fragments::{FragmentNote, FragmentOutcome};
 pub(crate) use hit::idle_ms;
 pub(crate) use hold::Hold;
 pub(crate) use ingress::{Parsed, Place};
-pub(crate) use plain::{Gate, Gates, Mark, Plain, Ways};
+pub(crate) use plain::{Gate, Gates, Mark, Opening, Plain, Ways};
 pub(crate) use snat::Exhausted;
 
 /// The flow tables of one worker: its way to change them.
@@ -115,6 +115,8 @@ pub(crate) struct Pass<'a, O: Observer> {
     pub icmp_errors: &'a mut IcmpErrors,
     pub hold: &'a mut Hold,
     pub exhausted: &'a mut Exhausted,
+    /// Flows between two steps.
+    pub openings: &'a mut Vec<Opening>,
     /// Frames between two steps: fragments of one packet, those released by a first fragment.
     pub scratch: &'a mut Vec<Frame>,
     pub released: &'a mut Vec<(Frame, FragmentNote)>,

@@ -18,14 +18,16 @@ use crate::counters::Counters;
 use crate::fragment::FragmentKey;
 use crate::fragment::track::{FragmentLimits, Tracker};
 use crate::io::bpf::Heartbeats;
-use crate::io::{Frame, Memory, PacketIo};
+use crate::io::{BATCH_MAX, Frame, Memory, PacketIo};
 use crate::observe::{Observer, PacketNumber};
 use crate::outbox::Outbox;
 use crate::port::PortId;
 use crate::rng::Rng;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
-use crate::stage::{Exhausted, Flows, FragmentNote, FragmentOutcome, Gate, Gates, Hold, Pass, Ways, ingress};
+use crate::stage::{
+    Exhausted, Flows, FragmentNote, FragmentOutcome, Gate, Gates, Hold, Opening, Pass, Ways, ingress,
+};
 
 /// How a worker is set up.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +69,7 @@ pub struct Worker<P: PacketIo, O: Observer> {
     icmp_errors: IcmpErrors,
     hold: Hold,
     exhausted: Exhausted,
+    openings: Vec<Opening>,
     scratch: Vec<Frame>,
     released: Vec<(Frame, FragmentNote)>,
     rng: Rng,
@@ -138,6 +141,7 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
             icmp_errors: IcmpErrors::default(),
             hold: Hold::default(),
             exhausted: Exhausted::default(),
+            openings: Vec::with_capacity(BATCH_MAX),
             scratch: Vec::with_capacity(SCRATCH_FIRST),
             released: Vec::with_capacity(SCRATCH_FIRST),
             counters,
@@ -333,6 +337,7 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
             icmp_errors: &mut self.icmp_errors,
             hold: &mut self.hold,
             exhausted: &mut self.exhausted,
+            openings: &mut self.openings,
             scratch: &mut self.scratch,
             released: &mut self.released,
             deadlines: &self.deadlines,

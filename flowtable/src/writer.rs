@@ -125,6 +125,18 @@ impl<const K: usize, const W: usize> Writer<K, W> {
         if let Some(flow) = table.lookup(keys[1], hashes[1]) {
             return Err(table.lost_to(flow.slot(), keys));
         }
+        self.insert_missed(keys, hashes, init)
+    }
+
+    /// [`insert_hashed`](Self::insert_hashed) without looking first whether one of the keys is there already: for a key that was just
+    /// looked up in vain. The result is the same; if one is, it costs a slot until a later batch.
+    pub fn insert_missed(
+        &mut self,
+        keys: [&[u64; K]; 2],
+        hashes: [FlowHash; 2],
+        init: impl FnOnce(&mut Both<'_, K, W>),
+    ) -> Result<FlowRef, Refused> {
+        let table = &*self.table;
         let counters = table.worker_counters(self.worker);
         let Some(slot) = self.slots.allocate(table) else {
             counters.increment(Count::RefusedFull);

@@ -136,6 +136,26 @@ pub(crate) fn zone_of_key(zone: Zone) -> u64 {
     ports_word(Port::ZERO, Port::ZERO, IpProtocol(0), PortsKind::Plain, zone)
 }
 
+/// Where the packets of an IPv4 key come in.
+#[inline]
+pub(crate) fn zone_of(key: &[u64; 2]) -> Zone {
+    let [.., y, z] = key[1].to_ne_bytes();
+    Zone::from_bits(u16::from_ne_bytes([y, z]))
+}
+
+/// Source and destination of an IPv4 key in turn, as they lie in the header.
+#[inline]
+pub(crate) fn reversed_addresses(key: &[u64; 2]) -> u64 {
+    key[0].rotate_left(32)
+}
+
+/// Source and destination port of an IPv4 key in turn, as they lie in the header.
+#[inline]
+pub(crate) fn reversed_ports(key: &[u64; 2]) -> [u8; 4] {
+    let [a, b, c, d, ..] = key[1].to_ne_bytes();
+    [c, d, a, b]
+}
+
 fn word_of(tuple: &Tuple) -> u64 {
     ports_word(
         Port::new(tuple.sport),

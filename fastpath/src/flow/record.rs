@@ -34,12 +34,7 @@ pub trait Layout: Family {
         rule: Option<RuleId>,
     ) {
         let ([a, b], [c, d]) = (Port::new(to.sport).to_wire(), Port::new(to.dport).to_wire());
-        let [r, s, t, _] = rule.map_or(NO_RULE, |rule| rule.0).to_le_bytes();
-        both.set_word(
-            direction,
-            Self::PORTS,
-            u64::from_le_bytes([a, b, c, d, r, s, t, 0]),
-        );
+        both.set_word(direction, Self::PORTS, PortsWord::new([a, b, c, d], rule).0);
         if let (Some(at), std::net::IpAddr::V4(src), std::net::IpAddr::V4(dst)) =
             (Self::ADDRESSES, to.src, to.dst)
         {
@@ -72,6 +67,13 @@ const NO_RULE: u32 = 0x00ff_ffff;
 pub struct PortsWord(pub u64);
 
 impl PortsWord {
+    /// From its parts, the ports as they lie in a header.
+    #[inline]
+    pub(crate) fn new(ports: [u8; 4], rule: Option<RuleId>) -> Self {
+        let rule = rule.map_or(NO_RULE, |rule| rule.0 & NO_RULE);
+        Self(u64::from(u32::from_le_bytes(ports)) | u64::from(rule) << 32)
+    }
+
     /// New source and destination port.
     #[inline]
     pub fn ports(self) -> (Port, Port) {

@@ -126,7 +126,7 @@ impl<O: Observer> Pass<'_, O> {
     }
 
     /// The zone by which packets from this source would come by our own route to it, where it differs.
-    fn expected_zone(&self, from: &Tuple) -> Option<Zone> {
+    pub(super) fn expected_zone(&self, from: &Tuple) -> Option<Zone> {
         if !matches!(from.zone.ingress(), Ingress::Uplink | Ingress::Tunnel(_)) {
             return None;
         }

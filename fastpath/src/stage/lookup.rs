@@ -14,7 +14,7 @@ use crate::port::PortId;
 use crate::verdict::DropReason;
 
 impl<O: Observer> Pass<'_, O> {
-    /// Gives every frame of the batch its verdict: runs of steady packets together, each other packet by itself.
+    /// Gives every frame of the batch its verdict: runs of steady packets together, of opening ones too, each other packet by itself.
     pub(crate) fn decide_all(&mut self, batch: &mut Batch) {
         let mut next = Next::default();
         while next.frame < batch.frames.len() {
@@ -22,7 +22,10 @@ impl<O: Observer> Pass<'_, O> {
             self.counters.replayed.add(replayed as u64);
             next.frame += replayed;
             next.v4 += replayed;
-            if next.frame < batch.frames.len() {
+            let opened = self.open_run(batch, next.frame, next.v4);
+            next.frame += opened;
+            next.v4 += opened;
+            if opened == 0 && next.frame < batch.frames.len() {
                 self.decide(batch, &mut next);
             }
         }
@@ -69,8 +72,14 @@ impl<O: Observer> Pass<'_, O> {
         }
     }
 
-    /// A plain packet that its flow's entry does not serve as it is takes the general way from its start.
-    fn not_steady(&mut self, mut frame: Frame, number: PacketNumber, port: PortId, lookup: &Lookup<'_, 2>) {
+    /// A plain packet that the short way does not serve takes the general way from its start.
+    pub(super) fn not_steady(
+        &mut self,
+        mut frame: Frame,
+        number: PacketNumber,
+        port: PortId,
+        lookup: &Lookup<'_, 2>,
+    ) {
         let Some(at) = self.snapshot.port(port) else {
             return self.drop_frame(frame, number, DropReason::PortGone, NOTHING);
         };

@@ -318,3 +318,14 @@ fn packets_of_flows_that_are_up_take_the_short_way() {
         }
     }
 }
+
+#[test]
+fn plain_packets_that_open_a_flow_take_the_short_way() {
+    let twins = Twins::new(true);
+    let [short, general] = twins
+        .labs
+        .each_ref()
+        .map(|lab| lab.worker.counters().opened.get());
+    assert!(short > 0, "no flow was opened the short way");
+    assert_eq!(general, 0);
+}

@@ -31,7 +31,7 @@ pub(crate) struct Plain {
 }
 
 /// Where a plain packet is in its frame, and what it is, in one word: offset of the IP header (16 bits), bytes of the IP packet (16),
-/// protocol (8). Zero for a packet that is not plain.
+/// protocol (8), and the top bit if it opens a connection of TCP. Zero for a packet that is not plain.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Mark(u64);
 
@@ -45,6 +45,18 @@ impl Mark {
     #[inline]
     pub(crate) const fn is_plain(self) -> bool {
         self.0 != 0
+    }
+
+    /// The packet is plain and may be one of a steady flow.
+    #[inline]
+    pub(super) const fn may_be_steady(self) -> bool {
+        self.0.cast_signed() > 0
+    }
+
+    /// The packet is plain and may open a flow: TCP's SYN, any of UDP.
+    #[inline]
+    pub(super) const fn opens(self) -> bool {
+        self.0 & OPENING != 0 || self.is_plain() && self.proto().0 == IpProtocol::UDP.0
     }
 
     /// Offset of the IP header.
@@ -149,11 +161,18 @@ impl<'f> Head<'f> {
     #[inline]
     pub(super) fn read(self, l3: usize, zone: u64, asks_partial: bool) -> Option<Plain> {
         let (total_len, proto) = (self.total_len(), self.proto());
+        let mut opening = 0;
         let checksum = match proto {
             IpProtocol::TCP => {
                 let header_len = u16::from(self.0[L4 + 12] >> 4) * 4;
-                let is_changing = self.0[L4 + 13] & CHANGING != 0;
-                if is_changing || header_len < 20 || header_len + 20 > total_len {
+                let flags = TcpFlags(self.0[L4 + 13]);
+                if flags.0 & CHANGING != 0 {
+                    if !flags.is_opening() {
+                        return None;
+                    }
+                    opening = OPENING;
+                }
+                if header_len < 20 || header_len + 20 > total_len {
                     return None;
                 }
                 self.at::<{ L4 + 16 }, 2>()
@@ -173,12 +192,14 @@ impl<'f> Head<'f> {
         let ports = plain_ports_word(self.ports(), proto);
         Some(Plain {
             key: [addresses, ports | zone],
-            mark: Mark::new(l3, total_len, proto),
+            mark: Mark(Mark::new(l3, total_len, proto).0 | opening),
             partial,
         })
     }
 }
 
+/// The bit of a [`Mark`] that says that TCP is opened.
+const OPENING: u64 = 1 << 63;
 /// Flags of segments that may change a connection's state.
 const CHANGING: u8 = TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0;
 /// First octets of addresses that are, or may be, unspecified, loopback, link-local, multicast, reserved or broadcast.

@@ -31,7 +31,7 @@ impl<O: Observer> Pass<'_, O> {
         let mut at = 0;
         while at < frames.len() {
             let (mark, number) = (marks[at], PacketNumber(first + at as u64));
-            if !mark.is_plain() {
+            if !mark.may_be_steady() {
                 break;
             }
             let Some((flow, port)) = self.replay_plain(&mut frames[at], mark, &keys.lookup(key + at)) else {
@@ -133,14 +133,14 @@ impl<O: Observer> Pass<'_, O> {
 
 /// The sequence number after a segment without SYN and FIN.
 #[inline]
-fn sequence_after(packet: &[u8; 40], total_len: u16) -> u32 {
+pub(super) fn sequence_after(packet: &[u8; 40], total_len: u16) -> u32 {
     let sequence = u32::from_be_bytes([packet[24], packet[25], packet[26], packet[27]]);
     let header_len = u32::from(packet[32] >> 4) * 4;
     sequence.wrapping_add(u32::from(total_len).wrapping_sub(20 + header_len))
 }
 
 /// Where an IPv4 record keeps its new addresses.
-const ADDRESSES: usize = match V4::ADDRESSES {
+pub(super) const ADDRESSES: usize = match V4::ADDRESSES {
     Some(at) => at,
     None => panic!("records of IPv4 have them"),
 };
