@@ -1,6 +1,8 @@
-//! Ringway's benchmarks: `bench core`, `bench updates`, `bench table`, `bench policy`, `bench live`. README.md says what each measures.
+//! Ringway's benchmarks: `bench core`, `bench updates`, `bench table`, `bench policy`, `bench memory`, `bench live`. README.md says
+//! what each measures.
 
 mod live;
+mod memory;
 mod pipeline;
 mod policy;
 mod random;
@@ -29,6 +31,8 @@ enum Command {
     Table(table::Args),
     /// What policy says of a flow's first packet, alone, with many rules.
     Policy(policy::Args),
+    /// The machine's memory: what a lookup can cost at best.
+    Memory(memory::Args),
     /// Ringway's processes over veth in namespaces, beside testpmd and the kernel. Needs root.
     Live(live::Args),
 }
@@ -103,6 +107,16 @@ fn run(command: &Command) -> Result<()> {
         Command::Policy(args) => {
             args.refuse()?;
             print_json(&policy::run(args)?)
+        }
+        Command::Memory(args) => {
+            args.refuse()?;
+            memory::run(args, |line| {
+                if args.json {
+                    return print_json(line);
+                }
+                line.print();
+                Ok(())
+            })
         }
         Command::Live(args) => {
             args.refuse()?;

@@ -12,6 +12,8 @@ use crate::sync::AtomicU64;
 pub enum Memory {
     /// This process's own: explicit 2 MiB pages if enough are free, else transparent ones, else 4 KiB.
     Anonymous,
+    /// This process's own, of 4 KiB pages whatever there is: to measure what the others save.
+    Small,
     /// A file that other processes can map: a memfd ([`Memory::memfd`]), a file in hugetlbfs or tmpfs, or a plain one.
     Shared(OwnedFd),
 }
@@ -45,8 +47,9 @@ impl Memory {
     }
 }
 
-/// A zeroed or adopted stretch of words, alive as long as this value.
-pub(crate) struct Region {
+/// A zeroed or adopted stretch of words, alive as long as this value: what a table lies in, and what measures a machine
+/// as tables find it.
+pub struct Region {
     #[cfg(not(loom))]
     mapping: mapped::Mapping,
     #[cfg(loom)]
@@ -57,9 +60,10 @@ pub(crate) struct Region {
 #[cfg(not(loom))]
 impl Region {
     /// A zeroed region of at least `words`. A file must be empty and is grown.
-    pub(crate) fn create(memory: Memory, words: usize) -> io::Result<Self> {
+    pub fn create(memory: Memory, words: usize) -> io::Result<Self> {
         let (mapping, pages) = match memory {
             Memory::Anonymous => mapped::Mapping::anonymous(words * 8)?,
+            Memory::Small => mapped::Mapping::small(words * 8)?,
             Memory::Shared(fd) => mapped::Mapping::create(fd, words * 8)?,
         };
         Ok(Self { mapping, pages })
@@ -71,8 +75,9 @@ impl Region {
         Ok(Self { mapping, pages })
     }
 
+    /// All words, at least as many as were asked for.
     #[inline]
-    pub(crate) fn words(&self) -> &[AtomicU64] {
+    pub fn words(&self) -> &[AtomicU64] {
         self.mapping.words()
     }
 }
@@ -80,7 +85,8 @@ impl Region {
 /// Under loom, words are loom's and live in a `Vec`.
 #[cfg(loom)]
 impl Region {
-    pub(crate) fn create(_: Memory, words: usize) -> io::Result<Self> {
+    /// Zeroed words.
+    pub fn create(_: Memory, words: usize) -> io::Result<Self> {
         Ok(Self {
             words: (0..words).map(|_| AtomicU64::new(0)).collect(),
             pages: Pages::Small,
@@ -91,13 +97,15 @@ impl Region {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    pub(crate) fn words(&self) -> &[AtomicU64] {
+    /// All words.
+    pub fn words(&self) -> &[AtomicU64] {
         &self.words
     }
 }
 
 impl Region {
-    pub(crate) fn pages(&self) -> Pages {
+    /// The pages that it got.
+    pub fn pages(&self) -> Pages {
         self.pages
     }
 }
@@ -159,6 +167,15 @@ mod mapped {
             )?;
             let pages = mapping.touch_transparent()?;
             Ok((mapping, pages))
+        }
+
+        pub(super) fn small(bytes: usize) -> io::Result<(Self, Pages)> {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            let mapping = Self::map(round_up(bytes, SMALL), flags, None)?;
+            // SAFETY: advice on a range we own; contents are not affected.
+            unsafe { libc::madvise(mapping.start.as_ptr().cast(), mapping.len, libc::MADV_NOHUGEPAGE) };
+            mapping.touch()?;
+            Ok((mapping, Pages::Small))
         }
 
         pub(super) fn create(fd: OwnedFd, bytes: usize) -> io::Result<(Self, Pages)> {
@@ -318,7 +335,7 @@ mod mapped {
         }
 
         /// Looks for us in `/proc/self/smaps`; without it, the answer is no.
-        fn has_transparent_pages(&self) -> bool {
+        pub(super) fn has_transparent_pages(&self) -> bool {
             if self.len < HUGE {
                 return false;
             }
@@ -414,12 +431,21 @@ mod tests {
     #[test]
     fn every_word_of_a_new_region_is_zero_and_writable() {
         for words in [1, 512, 513, 1 << 18, (1 << 18) + 1] {
-            let region = Region::create(Memory::Anonymous, words).unwrap();
-            assert!(region.words().len() >= words);
-            for word in region.words() {
-                assert_eq!(word.fetch_add(1, Relaxed), 0);
+            for memory in [Memory::Anonymous, Memory::Small] {
+                let region = Region::create(memory, words).unwrap();
+                assert!(region.words().len() >= words);
+                for word in region.words() {
+                    assert_eq!(word.fetch_add(1, Relaxed), 0);
+                }
             }
         }
+    }
+
+    #[test]
+    fn small_pages_are_small_even_where_large_ones_would_do() {
+        let region = Region::create(Memory::Small, 1 << 20).unwrap();
+        assert_eq!(region.pages(), Pages::Small);
+        assert!(!region.mapping.has_transparent_pages());
     }
 
     #[test]
