@@ -15,7 +15,7 @@ use crate::{
     hash::FlowHash,
     prefetch::prefetch,
     record::FlowRef,
-    signature::{LANES, matches},
+    signature::{LANES, entry, matches},
     sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release},
 };
 
@@ -45,6 +45,11 @@ impl<'t> Index<'t> {
         ((hash.bucket_bits() * self.buckets.len() as u64) >> 32) as usize
     }
 
+    #[inline]
+    fn bucket(self, hash: FlowHash) -> &'t Bucket {
+        &self.buckets[self.primary(hash)]
+    }
+
     /// Alternate `nth` of 1 to 4. The stride is at most a fifth of the buckets, so that all five are distinct.
     fn alternate(self, hash: FlowHash, nth: usize) -> usize {
         let buckets = self.buckets.len();
@@ -56,7 +61,7 @@ impl<'t> Index<'t> {
     /// Brings the primary bucket nearer.
     #[inline]
     pub(crate) fn prefetch(self, hash: FlowHash) {
-        prefetch(&self.buckets[self.primary(hash)]);
+        prefetch(self.bucket(hash));
     }
 
     /// What the primary bucket says at one glance: `None` for no candidate anywhere, else the first one. Where there is more
@@ -64,17 +69,18 @@ impl<'t> Index<'t> {
     /// find that it is another and to ask [`find`](Self::find).
     #[inline]
     pub(crate) fn glance(self, hash: FlowHash) -> Option<FlowRef> {
-        let candidates = self.candidates(hash);
-        if candidates.mask == 0 {
-            return (candidates.overflow != 0).then_some(FlowRef::ANY);
+        let bucket = self.bucket(hash);
+        let mask = matches(bucket, hash.signature());
+        if mask == 0 {
+            return (overflow(bucket) != 0).then_some(FlowRef::ANY);
         }
-        FlowRef::in_lane(candidates.record_of(candidates.mask.trailing_zeros())).or(Some(FlowRef::ANY))
+        FlowRef::in_lane(entry(bucket, mask.trailing_zeros())).or(Some(FlowRef::ANY))
     }
 
     /// The primary bucket's candidates and whether there may be others elsewhere.
     #[inline]
     fn candidates(self, hash: FlowHash) -> Candidates<'t> {
-        Candidates::of(&self.buckets[self.primary(hash)], hash)
+        Candidates::of(self.bucket(hash), hash)
     }
 
     /// The first record among all candidates for which `confirm` gives a value.
@@ -111,7 +117,7 @@ impl<'t> Index<'t> {
     ///
     /// At most five buckets are looked at, and nothing is moved.
     pub(crate) fn place(self, hash: FlowHash, record: u32) -> bool {
-        let primary = &self.buckets[self.primary(hash)];
+        let primary = self.bucket(hash);
         if claim(primary, hash, record) {
             return true;
         }
@@ -130,7 +136,7 @@ impl<'t> Index<'t> {
 
     /// Takes `record` out. The caller has the only right to; false if it is not there.
     pub(crate) fn unlink(self, hash: FlowHash, record: u32) -> bool {
-        let primary = &self.buckets[self.primary(hash)];
+        let primary = self.bucket(hash);
         if release(primary, record) {
             return true;
         }
@@ -172,26 +178,12 @@ struct Candidates<'t> {
 impl<'t> Candidates<'t> {
     #[inline]
     fn of(bucket: &'t Bucket, hash: FlowHash) -> Self {
-        // Acquire pairs with the Release in `claim`: a signature we see comes with its record index and key.
-        let words = [
-            bucket[0].load(Acquire),
-            bucket[1].load(Acquire),
-            bucket[2].load(Acquire),
-        ];
         Self {
             bucket,
-            mask: matches(words, hash.signature()),
-            overflow: (words[2] >> 32) as u32,
+            // A signature we see comes with its record index and key.
+            mask: matches(bucket, hash.signature()),
+            overflow: overflow(bucket),
         }
-    }
-
-    /// The record index of a lane, plus one.
-    #[inline]
-    fn record_of(&self, lane: u32) -> u32 {
-        let lane = lane as usize;
-        // Acquire pairs with the Release in `claim`, for a lane that changed hands since we read its signature.
-        // The mask keeps the compiler from a bounds check; a lane is below 10.
-        index_of(self.bucket[(3 + lane / 2) & 7].load(Acquire), lane)
     }
 }
 
@@ -201,7 +193,8 @@ impl Iterator for Candidates<'_> {
     #[inline]
     fn next(&mut self) -> Option<u32> {
         while self.mask != 0 {
-            let record = self.record_of(self.mask.trailing_zeros());
+            // For a lane that changed hands since we read its signature: its key is of the new record.
+            let record = entry(self.bucket, self.mask.trailing_zeros());
             self.mask &= self.mask - 1;
             if record != 0 {
                 return Some(record - 1);
@@ -209,6 +202,13 @@ impl Iterator for Candidates<'_> {
         }
         None
     }
+}
+
+/// Four 8-bit counts of keys of this primary that live in the alternates.
+#[inline]
+fn overflow(bucket: &Bucket) -> u32 {
+    // Acquire: whoever sees a count sees what it was made for.
+    (bucket[2].load(Acquire) >> 32) as u32
 }
 
 /// Takes a free lane for `record`, then sets its signature. Lock-free: it tries again only where another succeeded.

@@ -1,39 +1,75 @@
 //! Compares one signature with the ten of a bucket at once.
 #![allow(unsafe_code)]
 
+use crate::index::Bucket;
+
 /// Lanes of a bucket.
 pub(crate) const LANES: usize = 10;
 
-/// A bit per lane of the three signature words that equals `signature`. The upper half of the third word holds no
-/// signatures and never matches.
+/// A bit per lane of `bucket` whose signature equals `signature`. What was written before a signature that matches is visible.
 #[inline]
-pub(crate) fn matches(words: [u64; 3], signature: u16) -> u32 {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: SSE2 is part of x86-64. Memory is not touched: the words come by value.
-    return unsafe { sse2(words, signature) };
-    #[cfg(not(target_arch = "x86_64"))]
-    return portable(words, signature);
+pub(crate) fn matches(bucket: &Bucket, signature: u16) -> u32 {
+    #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
+    return x86::matches(bucket, signature);
+    #[cfg(not(all(target_arch = "x86_64", not(loom), not(miri))))]
+    return {
+        // Acquire pairs with the Release of whoever set a signature.
+        let words = [0, 1, 2].map(|at| bucket[at].load(crate::sync::Acquire));
+        portable(words, signature)
+    };
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "sse2")]
+/// What lane `lane` of `bucket`, below 10, has beside its signature.
 #[inline]
-fn sse2(words: [u64; 3], signature: u16) -> u32 {
-    use std::arch::x86_64::{
-        _mm_cmpeq_epi16, _mm_cvtsi64_si128, _mm_movemask_epi8, _mm_packs_epi16, _mm_set_epi64x,
-        _mm_set1_epi16,
+pub(crate) fn entry(bucket: &Bucket, lane: u32) -> u32 {
+    let lane = lane as usize;
+    // Acquire pairs with the Release of whoever set it. The mask keeps the compiler from a bounds check.
+    let word = bucket[(3 + lane / 2) & 7].load(crate::sync::Acquire);
+    (word >> (32 * (lane % 2))) as u32
+}
+
+#[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
+mod x86 {
+    use std::arch::{
+        asm,
+        x86_64::{
+            __m128i, _mm_cmpeq_epi16, _mm_movemask_epi8, _mm_packs_epi16, _mm_set1_epi16,
+        },
     };
-    let wanted = _mm_set1_epi16(signature.cast_signed());
-    let low = _mm_cmpeq_epi16(
-        _mm_set_epi64x(words[1].cast_signed(), words[0].cast_signed()),
-        wanted,
-    );
-    let high = _mm_cmpeq_epi16(_mm_cvtsi64_si128(words[2].cast_signed()), wanted);
-    _mm_movemask_epi8(_mm_packs_epi16(low, high)).cast_unsigned() & ((1 << LANES) - 1)
+
+    use super::{Bucket, LANES};
+
+    #[inline]
+    pub(super) fn matches(bucket: &Bucket, signature: u16) -> u32 {
+        let (low, high): (__m128i, __m128i);
+        // SAFETY: in bounds and alive: the first 32 bytes of a bucket of 64 that is borrowed. Races: as four loads of its
+        // atomic words, for the processor loads each aligned word of a vector whole, and every load of its acquires. The
+        // compiler may not take it for one of a value that can't change: the block is not `pure`.
+        unsafe {
+            asm!(
+                "movdqu {low}, [{bucket}]",
+                "movdqu {high}, [{bucket} + 16]",
+                bucket = in(reg) bucket,
+                low = out(xmm_reg) low,
+                high = out(xmm_reg) high,
+                options(nostack, readonly, preserves_flags),
+            );
+        }
+        // SAFETY: SSE2 is part of x86-64.
+        unsafe { compare(low, high, signature) }
+    }
+
+    #[target_feature(enable = "sse2")]
+    #[inline]
+    fn compare(low: __m128i, high: __m128i, signature: u16) -> u32 {
+        let wanted = _mm_set1_epi16(signature.cast_signed());
+        let (low, high) = (_mm_cmpeq_epi16(low, wanted), _mm_cmpeq_epi16(high, wanted));
+        _mm_movemask_epi8(_mm_packs_epi16(low, high)).cast_unsigned() & ((1 << LANES) - 1)
+    }
 }
 
 /// The same with plain words.
-#[cfg(any(all(test, not(loom)), not(target_arch = "x86_64")))]
+#[cfg(any(test, not(target_arch = "x86_64"), loom, miri))]
 #[inline]
 fn portable(words: [u64; 3], signature: u16) -> u32 {
     const LOW: u64 = 0x7fff_7fff_7fff_7fff;
@@ -65,7 +101,8 @@ mod tests {
             let words = [word(0), word(1), word(2)];
             let expected = (0..LANES).filter(|&i| lanes[i] == signature).fold(0, |mask, i| mask | 1 << i);
             prop_assert_eq!(portable(words, signature), expected);
-            prop_assert_eq!(matches(words, signature), expected);
+            let bucket: Bucket = std::array::from_fn(|at| words.get(at).copied().unwrap_or(u64::MAX).into());
+            prop_assert_eq!(matches(&bucket, signature), expected);
         }
     }
 }

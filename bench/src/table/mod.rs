@@ -203,18 +203,18 @@ fn work(args: &Args, hand: &mut impl Hand, thread: usize, barrier: &Barrier) -> 
         }
         return Ok(slices);
     }
-    let keys = keys(args, &mut random);
-    let mut batches = keys.iter().cycle();
+    let (keys, hits) = keys(args, &mut random);
+    let mut batches = keys.chunks(args.batch).zip(&hits).cycle();
     while goes_on(&slices) {
         let (mut looked_up, mut found, mut wanted) = (0, 0, 0);
         let took = clean(|| {
             let start = clock::tsc();
             while looked_up < LOOKUP_SLICE {
-                let batch = batches.next().expect("there are keys");
-                found += hand.lookup(&batch.keys);
+                let (batch, hits) = batches.next().expect("there are keys");
+                found += hand.lookup(batch);
                 hand.pass();
-                looked_up += batch.keys.len() as u64;
-                wanted += batch.hits;
+                looked_up += batch.len() as u64;
+                wanted += hits;
             }
             clock::tsc() - start
         });
@@ -227,14 +227,8 @@ fn work(args: &Args, hand: &mut impl Hand, thread: usize, barrier: &Barrier) -> 
     Ok(slices)
 }
 
-/// Keys looked up together, and how many of them are there.
-struct Batch {
-    keys: Vec<Key>,
-    hits: u64,
-}
-
-/// All keys, once each, in random order.
-fn keys(args: &Args, random: &mut Random) -> Vec<Batch> {
+/// All keys, once each, in random order; and how many of each batch are there.
+fn keys(args: &Args, random: &mut Random) -> (Vec<Key>, Vec<u64>) {
     let mut keys: Vec<(Key, bool)> = Vec::with_capacity(args.flows as usize * 2);
     for number in 0..args.flows {
         for (at, key) in keys_of(number).into_iter().enumerate() {
@@ -247,12 +241,10 @@ fn keys(args: &Args, random: &mut Random) -> Vec<Batch> {
         }
     }
     random.shuffle(&mut keys);
-    keys.chunks(args.batch)
-        .map(|chunk| Batch {
-            keys: chunk.iter().map(|(key, _)| *key).collect(),
-            hits: chunk.iter().filter(|(_, hit)| *hit).count() as u64,
-        })
-        .collect()
+    let hits = keys.chunks(args.batch);
+    let hits = hits.map(|chunk| chunk.iter().filter(|(_, hit)| *hit).count() as u64);
+    let hits = hits.collect();
+    (keys.into_iter().map(|(key, _)| key).collect(), hits)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "GHz, GiB and a few threads")]
