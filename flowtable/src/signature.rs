@@ -32,9 +32,7 @@ pub(crate) fn entry(bucket: &Bucket, lane: u32) -> u32 {
 mod x86 {
     use std::arch::{
         asm,
-        x86_64::{
-            __m128i, _mm_cmpeq_epi16, _mm_movemask_epi8, _mm_packs_epi16, _mm_set1_epi16,
-        },
+        x86_64::{__m128i, _mm_cmpeq_epi16, _mm_movemask_epi8, _mm_packs_epi16, _mm_set1_epi16},
     };
 
     use super::{Bucket, LANES};

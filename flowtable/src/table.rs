@@ -203,19 +203,24 @@ impl<const K: usize, const W: usize> Table<K, W> {
             "slices of different lengths"
         );
         let view = self.view();
-        // A group's buckets are on their way while the group before is compared.
-        let begin = |from: usize, hashes: &mut [FlowHash]| {
-            let end = keys.len().min(from + GROUP);
-            for (hash, key) in hashes[from..end].iter_mut().zip(&keys[from..end]) {
-                *hash = view.begin(key);
-            }
-            end
+        let groups = || {
+            (0..keys.len())
+                .step_by(GROUP)
+                .map(|from| from..keys.len().min(from + GROUP))
         };
-        let (mut from, mut end) = (0, begin(0, hashes));
-        while from < end {
-            let next = begin(end, hashes);
-            view.finish(&keys[from..end], &hashes[from..end], &mut out[from..end]);
-            (from, end) = (end, next);
+        // A group's buckets are on their way while the group before is compared.
+        let mut next = groups();
+        let begin = |group: Option<std::ops::Range<usize>>, hashes: &mut [FlowHash]| {
+            if let Some(group) = group {
+                view.begin_all(&keys[group.clone()], &mut hashes[group]);
+            }
+        };
+        begin(next.next(), hashes);
+        for group in groups() {
+            begin(next.next(), hashes);
+            let (keys, hashes, out) = (&keys[group.clone()], &hashes[group.clone()], &mut out[group]);
+            view.approach(hashes, out);
+            view.confirm_all(keys, hashes, out);
         }
     }
 

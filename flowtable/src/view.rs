@@ -3,7 +3,7 @@
 use crate::{
     hash::{FlowHash, Hasher},
     index::Index,
-    prefetch::prefetch,
+    prefetch::prefetch_at,
     record::{FlowRef, Record},
     state::State,
     sync::AtomicU64,
@@ -43,12 +43,21 @@ impl<'t, const K: usize, const W: usize> View<'t, K, W> {
         hash
     }
 
+    /// [`begin`](Self::begin) for all `keys`.
+    // Each step of a batch is a function of its own: its loop then has the registers it needs.
+    #[inline(never)]
+    pub(crate) fn begin_all(&self, keys: &[[u64; K]], hashes: &mut [FlowHash]) {
+        for (key, hash) in keys.iter().zip(hashes) {
+            *hash = self.begin(key);
+        }
+    }
+
     /// For each hash, whose bucket was [asked for](Self::begin), the record that probably has its key, on its way from now on;
     /// or `None` if no flow has the key.
     ///
     /// # Panics
     /// If the slices differ in length.
-    #[inline]
+    #[inline(never)]
     pub fn approach(&self, hashes: &[FlowHash], out: &mut [Option<FlowRef>]) {
         assert!(hashes.len() == out.len(), "slices of different lengths");
         for (hash, out) in hashes.iter().zip(out) {
@@ -76,10 +85,9 @@ impl<'t, const K: usize, const W: usize> View<'t, K, W> {
         }
     }
 
-    /// Looks up keys with their hashes, whose buckets were asked for: [`Table::lookup_batch`] from there on.
-    #[inline]
-    pub(crate) fn finish(&self, keys: &[[u64; K]], hashes: &[FlowHash], out: &mut [Option<FlowRef>]) {
-        self.approach(hashes, out);
+    /// Keeps the flows that have the key and looks on for the others.
+    #[inline(never)]
+    pub(crate) fn confirm_all(&self, keys: &[[u64; K]], hashes: &[FlowHash], out: &mut [Option<FlowRef>]) {
         for ((key, hash), out) in keys.iter().zip(hashes).zip(out) {
             if out.is_some_and(|flow| !self.confirms(flow, key)) {
                 *out = self.lookup_further(key, *hash);
@@ -121,12 +129,11 @@ impl<'t, const K: usize, const W: usize> View<'t, K, W> {
     /// Brings a record nearer.
     #[inline]
     pub fn prefetch_record(&self, flow: FlowRef) {
-        if let Some(record) = self.records.get(flow.index() as usize) {
-            prefetch(&record[0]);
-            if W > LINE_WORDS {
-                // A record of 96 B spans two lines.
-                prefetch(&record[W - 1]);
-            }
+        let record = self.records.as_ptr().wrapping_add(flow.index() as usize);
+        prefetch_at(record);
+        if W > LINE_WORDS {
+            // A record of 96 B spans two lines.
+            prefetch_at(record.cast::<AtomicU64>().wrapping_add(W - 1));
         }
     }
 }

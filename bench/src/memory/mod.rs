@@ -86,10 +86,7 @@ pub(crate) fn run(args: &Args, mut print: impl FnMut(&Line) -> Result<()>) -> Re
         let lines = args.working_sets().last().expect("one at least");
         let region = Region::create(memory(), lines * LINE_WORDS).context("taking the memory")?;
         for lines in args.working_sets() {
-            let probe = Probe::over(
-                &region.words()[..lines * LINE_WORDS],
-                &mut Random::new(args.seed),
-            );
+            let probe = Probe::over(&region.words()[..lines * LINE_WORDS], &mut Random::new(args.seed));
             print(&measure(args, &probe, region.pages().to_string(), tsc_hz))?;
         }
     }
@@ -209,8 +206,14 @@ mod tests {
         let mut sets = Vec::new();
         run(&args, |line| {
             let figures = line.chains.iter().chain(&line.prefetched).chain(&line.pairs);
-            assert!(figures.map(|(_, ticks)| *ticks).all(|ticks| ticks > 0.0), "{line:?}");
-            assert!(line.dependent > 0.0 && line.gigabytes_per_second > 0.0, "{line:?}");
+            assert!(
+                figures.map(|(_, ticks)| *ticks).all(|ticks| ticks > 0.0),
+                "{line:?}"
+            );
+            assert!(
+                line.dependent > 0.0 && line.gigabytes_per_second > 0.0,
+                "{line:?}"
+            );
             sets.push(line.working_set_bytes / 1024);
             Ok(())
         })
