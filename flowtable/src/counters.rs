@@ -52,6 +52,7 @@ impl WorkerCounters {
         }
     }
 
+    #[inline]
     pub(crate) fn increment(&self, count: Count) {
         let word = &self.counts[count as usize];
         // Relaxed: one writer; readers want a recent value only.
@@ -59,6 +60,7 @@ impl WorkerCounters {
     }
 
     /// Connections that this worker has installed less those it has removed; may be negative.
+    #[inline]
     pub(crate) fn net(&self) -> i64 {
         let inserts = self.counts[Count::Inserts as usize].load(Relaxed);
         inserts

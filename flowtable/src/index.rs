@@ -15,8 +15,8 @@ use crate::{
     hash::FlowHash,
     prefetch::prefetch,
     record::FlowRef,
-    signature::{LANES, entry, matches},
-    sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release},
+    signature::{LANES, clear, entry, matches, sign},
+    sync::{AcqRel, Acquire, AtomicU64, Relaxed},
 };
 
 /// One cache line.
@@ -51,6 +51,7 @@ impl<'t> Index<'t> {
     }
 
     /// Alternate `nth` of 1 to 4. The stride is at most a fifth of the buckets, so that all five are distinct.
+    #[inline]
     fn alternate(self, hash: FlowHash, nth: usize) -> usize {
         let buckets = self.buckets.len();
         let stride = 1 + ((hash.step_bits() * (buckets as u64 / 5)) >> 16) as usize;
@@ -116,6 +117,7 @@ impl<'t> Index<'t> {
     /// Makes `record`, whose key is written, findable under `hash`. False if all its buckets are full.
     ///
     /// At most five buckets are looked at, and nothing is moved.
+    #[inline]
     pub(crate) fn place(self, hash: FlowHash, record: u32) -> bool {
         let primary = self.bucket(hash);
         if claim(primary, hash, record) {
@@ -135,13 +137,14 @@ impl<'t> Index<'t> {
     }
 
     /// Takes `record` out. The caller has the only right to; false if it is not there.
+    #[inline]
     pub(crate) fn unlink(self, hash: FlowHash, record: u32) -> bool {
         let primary = self.bucket(hash);
-        if release(primary, record) {
+        if release(primary, hash, record) {
             return true;
         }
         for nth in 1..=ALTERNATES {
-            if release(&self.buckets[self.alternate(hash, nth)], record) {
+            if release(&self.buckets[self.alternate(hash, nth)], hash, record) {
                 primary[2].fetch_sub(1 << (32 + 8 * (nth - 1)), AcqRel);
                 return true;
             }
@@ -211,53 +214,46 @@ fn overflow(bucket: &Bucket) -> u32 {
     (bucket[2].load(Acquire) >> 32) as u32
 }
 
-/// Takes a free lane for `record`, then sets its signature. Lock-free: it tries again only where another succeeded.
-fn claim(bucket: &Bucket, hash: FlowHash, record: u32) -> bool {
-    let mut lane = 0;
-    let mut word = bucket[3].load(Acquire);
-    while lane < LANES {
-        if index_of(word, lane) != 0 {
-            lane += 1;
-            if lane < LANES && lane % 2 == 0 {
-                word = bucket[3 + lane / 2].load(Acquire);
-            }
-            continue;
-        }
-        let taken = word | u64::from(record + 1) << (32 * (lane % 2));
-        // Release: publishes the key written before. Acquire: pairs with `release`, whose clearing of the signature
-        // must precede our setting of it.
-        match bucket[3 + lane / 2].compare_exchange(word, taken, AcqRel, Acquire) {
-            Ok(_) => {
-                let signature = u64::from(hash.signature()) << (16 * (lane % 4));
-                // Release as above. The lane's bits are 0 and ours alone, so adding is setting.
-                bucket[lane / 4].fetch_add(signature, AcqRel);
-                return true;
-            }
-            Err(now) => word = now,
-        }
-    }
-    false
-}
-
-/// Frees the lane of `record`, if it is here: signature first, so that a free lane never has one.
-fn release(bucket: &Bucket, record: u32) -> bool {
-    for lane in 0..LANES {
-        let word = bucket[3 + lane / 2].load(Acquire);
-        if index_of(word, lane) != record + 1 {
-            continue;
-        }
-        let (shift, at) = (16 * (lane % 4), lane / 4);
-        bucket[at].fetch_and(!(0xffff << shift), AcqRel);
-        // Release pairs with the Acquire in `claim`.
-        bucket[3 + lane / 2].fetch_and(!(u64::from(u32::MAX) << (32 * (lane % 2))), Release);
-        return true;
-    }
-    false
-}
-
+/// Takes a free lane for `record`, then sets its signature. Lock-free: it tries again only where another succeeded. A lane
+/// that another worker is just filling or emptying counts as taken.
 #[inline]
-fn index_of(word: u64, lane: usize) -> u32 {
-    (word >> (32 * (lane % 2))) as u32
+fn claim(bucket: &Bucket, hash: FlowHash, record: u32) -> bool {
+    for lane in lanes(matches(bucket, 0)) {
+        let place = &bucket[3 + lane / 2];
+        let mut word = place.load(Acquire);
+        while (word >> (32 * (lane % 2))) as u32 == 0 {
+            let taken = word | u64::from(record + 1) << (32 * (lane % 2));
+            // Release: publishes the key written before. Acquire: pairs with `clear`, whose clearing of the signature must
+            // precede our setting of it.
+            match place.compare_exchange(word, taken, AcqRel, Acquire) {
+                Ok(_) => {
+                    sign(bucket, lane, hash.signature());
+                    return true;
+                }
+                Err(now) => word = now,
+            }
+        }
+    }
+    false
+}
+
+/// Frees the lane of `record`, if it is here.
+#[inline]
+fn release(bucket: &Bucket, hash: FlowHash, record: u32) -> bool {
+    let lane =
+        lanes(matches(bucket, hash.signature())).find(|&lane| entry(bucket, lane as u32) == record + 1);
+    lane.inspect(|&lane| clear(bucket, lane)).is_some()
+}
+
+/// The lanes of a mask, lowest first.
+#[inline]
+fn lanes(mask: u32) -> impl Iterator<Item = usize> {
+    let mut left = mask;
+    std::iter::from_fn(move || {
+        let lane = left.trailing_zeros();
+        left &= left.wrapping_sub(1);
+        (lane < LANES as u32).then_some(lane as usize)
+    })
 }
 
 #[cfg(all(test, not(loom)))]

@@ -296,6 +296,7 @@ mod mapped {
             Ok(Self { start, len, _fd: fd })
         }
 
+        #[inline]
         pub(super) fn words(&self) -> &[AtomicU64] {
             // SAFETY: in bounds: `len` bytes are mapped from `start`, and `len` is a multiple of a page. Alive until
             // `Drop`, which the borrow outlasts. Aligned to a page. Any bytes are a valid u64. Aliases are atomic too:

@@ -84,12 +84,14 @@ impl Quiescence {
     }
 
     /// Stamps what the caller has just unlinked. It may be reused once [`horizon`](Self::horizon) reaches the stamp.
+    #[inline]
     pub(crate) fn retire(&self) -> u64 {
         // Release pairs with the Acquire in `quiescent`: a worker that announces this epoch sees the unlinking.
         self.epoch.fetch_add(1, AcqRel) + 1
     }
 
     /// The highest epoch that every awake worker has announced: stamps up to it are free.
+    #[inline]
     pub(crate) fn horizon(&self) -> u64 {
         // Pairs with the fence in `wake`: either we see that worker awake, or it sees what we unlinked.
         fence(SeqCst);

@@ -28,6 +28,33 @@ pub(crate) fn entry(bucket: &Bucket, lane: u32) -> u32 {
     (word >> (32 * (lane % 2))) as u32
 }
 
+/// Gives lane `lane`, which is the caller's and has none, its signature. What was written before is visible to whoever sees it.
+#[inline]
+pub(crate) fn sign(bucket: &Bucket, lane: usize, signature: u16) {
+    #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
+    x86::store_signature(bucket, lane, signature);
+    #[cfg(not(all(target_arch = "x86_64", not(loom), not(miri))))]
+    // Release: publishes entry and key. The lane's bits are 0 and ours alone, so adding is setting.
+    bucket[lane / 4].fetch_add(u64::from(signature) << (16 * (lane % 4)), crate::sync::AcqRel);
+}
+
+/// Empties lane `lane`, which is the caller's: the signature first, so that a free lane never has one.
+#[inline]
+pub(crate) fn clear(bucket: &Bucket, lane: usize) {
+    #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
+    {
+        x86::store_signature(bucket, lane, 0);
+        x86::clear_entry(bucket, lane);
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(loom), not(miri))))]
+    {
+        bucket[lane / 4].fetch_and(!(0xffff << (16 * (lane % 4))), crate::sync::AcqRel);
+        // Release pairs with the Acquire of whoever takes the lane next.
+        let others = !(u64::from(u32::MAX) << (32 * (lane % 2)));
+        bucket[3 + lane / 2].fetch_and(others, crate::sync::Release);
+    }
+}
+
 #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
 mod x86 {
     use std::arch::{
@@ -55,6 +82,38 @@ mod x86 {
         }
         // SAFETY: SSE2 is part of x86-64.
         unsafe { compare(low, high, signature) }
+    }
+
+    /// A store where the others have an addition: only the lane's holder writes its bits, and nobody else's change.
+    #[inline]
+    pub(super) fn store_signature(bucket: &Bucket, lane: usize, signature: u16) {
+        assert!(lane < LANES);
+        // SAFETY: in bounds and alive: bytes 0 to 20 of a bucket of 64 that is borrowed. Races: as `fetch_and` and `fetch_or`
+        // of the word with Release, for the processor changes these two bytes alone, at once, and after every earlier store.
+        unsafe {
+            asm!(
+                "mov word ptr [{bucket} + 2 * {lane}], {signature:x}",
+                bucket = in(reg) bucket,
+                lane = in(reg) lane,
+                signature = in(reg) signature,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+
+    /// The same for the entry beside it.
+    #[inline]
+    pub(super) fn clear_entry(bucket: &Bucket, lane: usize) {
+        assert!(lane < LANES);
+        // SAFETY: as above, with bytes 24 to 64.
+        unsafe {
+            asm!(
+                "mov dword ptr [{bucket} + 4 * {lane} + 24], 0",
+                bucket = in(reg) bucket,
+                lane = in(reg) lane,
+                options(nostack, preserves_flags),
+            );
+        }
     }
 
     #[target_feature(enable = "sse2")]
@@ -88,6 +147,28 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Every lane by itself, and no bit of another.
+    #[test]
+    fn a_lane_is_signed_and_cleared_alone() {
+        for (lane, rest) in (0..LANES).flat_map(|lane| [(lane, 0), (lane, u64::MAX)]) {
+            let bucket: Bucket = std::array::from_fn(|_| rest.into());
+            clear(&bucket, lane);
+            assert_eq!(
+                (matches(&bucket, 0) >> lane & 1, entry(&bucket, lane as u32)),
+                (1, 0)
+            );
+            sign(&bucket, lane, 0x1235);
+            assert_eq!(
+                (matches(&bucket, 0x1235), entry(&bucket, lane as u32)),
+                (1 << lane, 0)
+            );
+            for other in (0..LANES as u32).filter(|&other| other != lane as u32) {
+                assert_eq!(entry(&bucket, other), rest as u32);
+                assert_eq!(matches(&bucket, rest as u16) >> other & 1, 1);
+            }
+        }
+    }
 
     proptest! {
         /// Small values make equal lanes, neighbours differing by one bit, and carries likely.

@@ -56,6 +56,7 @@ impl Slots {
     }
 
     /// A connection was installed on the credit that [`allocate`](Self::allocate) found or made.
+    #[inline]
     pub(crate) fn spend_credit(&mut self) {
         self.credit -= 1;
     }

@@ -54,6 +54,7 @@ impl State {
     }
 
     /// The sequence number; odd while the record is being written.
+    #[inline]
     pub fn sequence(self) -> u16 {
         self.0 as u16
     }
@@ -87,21 +88,25 @@ impl State {
         self.0 & ((1 << USER_SHIFT) - 1)
     }
 
+    #[inline]
     pub(crate) fn with_bits(self, bits: u64) -> Self {
         debug_assert!(bits <= Self::USER_MAX, "user bits {bits:#x} exceed 44 bits");
         Self(self.guard() | bits << USER_SHIFT)
     }
 
+    #[inline]
     pub(crate) fn with_lifecycle(self, lifecycle: Lifecycle) -> Self {
         Self(self.0 & !(0xf << LIFECYCLE_SHIFT) | (lifecycle as u64) << LIFECYCLE_SHIFT)
     }
 
     /// The same with an odd sequence: a write begins. Idempotent.
+    #[inline]
     pub(crate) fn opened(self) -> Self {
         Self(self.0 | 1)
     }
 
     /// The same with the next even sequence: the write is over.
+    #[inline]
     pub(crate) fn closed(self) -> Self {
         let next = ((self.0 as u16) | 1).wrapping_add(1);
         Self(self.0 & !0xffff | u64::from(next))

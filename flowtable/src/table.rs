@@ -345,6 +345,11 @@ impl<const K: usize, const W: usize> Table<K, W> {
         self.layout.total_words() * 8
     }
 
+    /// Bytes of the index alone.
+    pub fn index_bytes(&self) -> usize {
+        self.index_words * 8
+    }
+
     /// Buckets with keys that live elsewhere, and all buckets: a walk over the whole index, for diagnosis.
     pub fn overflowed_buckets(&self) -> (usize, usize) {
         self.index().overflowed()
@@ -360,19 +365,24 @@ impl<const K: usize, const W: usize> Table<K, W> {
         Index::new(&self.region.words()[self.index_at..][..self.index_words])
     }
 
+    #[inline]
     pub(crate) fn records(&self, slot: u32) -> [Record<'_, K, W>; 2] {
-        [Direction::Original, Direction::Reply].map(|direction| self.record(FlowRef::of(slot, direction)))
+        let original = FlowRef::of(slot, Direction::Original);
+        [self.record(original), self.record(original.peer())]
     }
 
+    #[inline]
     pub(crate) fn worker_counters(&self, index: usize) -> &WorkerCounters {
         &self.counters[index]
     }
 
+    #[inline]
     pub(crate) fn hasher(&self) -> &Hasher<K> {
         &self.hasher
     }
 
     /// The words of all records.
+    #[inline]
     pub(crate) fn record_words(&self) -> &[AtomicU64] {
         &self.region.words()[self.records_at..]
     }

@@ -20,8 +20,8 @@ pub(crate) trait Contender: Sync + Sized {
     /// The hand of thread number `thread`, made on that thread.
     fn hand(&self, thread: usize, threads: usize) -> Self::Hand<'_>;
 
-    /// Bytes of memory, where the table says it.
-    fn bytes(&self) -> Option<usize> {
+    /// Bytes of memory, where the table says it: of all, and of the index alone.
+    fn bytes(&self) -> Option<[usize; 2]> {
         None
     }
 
@@ -38,6 +38,15 @@ pub(crate) trait Hand {
 
     /// Removes it.
     fn remove(&mut self, number: u32) -> Result<()>;
+
+    /// Removes the oldest connections, which `old` numbers, and inserts as many new ones.
+    fn replace(&mut self, old: &[u32], new: &[u32]) -> Result<()> {
+        for (&old, &new) in old.iter().zip(new) {
+            self.remove(old)?;
+            self.insert(new)?;
+        }
+        Ok(())
+    }
 
     /// Looks all keys up. Returns how many are there.
     fn lookup(&mut self, keys: &[Key]) -> u64;

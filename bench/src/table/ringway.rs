@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use flowtable::{Config, FlowHash, FlowRef, Memory, Quiescence, Refused, Share, TableV4, Worker, Writer};
+use anyhow::{Context, Result, ensure};
+use flowtable::{
+    Config, Direction, FlowHash, FlowRef, Memory, Quiescence, Refused, Share, Sweep, TableV4, Worker, Writer,
+};
 
 use super::contender::{Contender, Hand, Key, keys_of};
 
@@ -18,6 +20,10 @@ pub(crate) struct Ringway {
 pub(crate) struct RingwayHand {
     table: Arc<TableV4>,
     hashes: Vec<FlowHash>,
+    /// Of the connections to be inserted together, and their hashes.
+    pairs: Vec<([Key; 2], [FlowHash; 2])>,
+    /// Time, in batches.
+    now: u64,
     found: Vec<Option<FlowRef>>,
     writer: Writer<2, 8>,
     /// Last, so that the writer goes before its seat.
@@ -48,13 +54,15 @@ impl Contender for Ringway {
             writer: self.table.writer(&seat, share),
             table: Arc::clone(&self.table),
             hashes: Vec::new(),
+            pairs: Vec::new(),
+            now: 0,
             found: Vec::new(),
             seat,
         }
     }
 
-    fn bytes(&self) -> Option<usize> {
-        Some(self.table.memory_bytes())
+    fn bytes(&self) -> Option<[usize; 2]> {
+        Some([self.table.memory_bytes(), self.table.index_bytes()])
     }
 
     fn pages(&self) -> Option<String> {
@@ -63,21 +71,11 @@ impl Contender for Ringway {
 }
 
 impl Hand for RingwayHand {
-    /// A full table is waited for: another thread may be off its processor, and what was removed is not free before it
-    /// has passed a batch.
     fn insert(&mut self, number: u32) -> Result<()> {
-        let [key, reply] = keys_of(number);
-        let mut inserted = self.writer.insert(&key, &reply, |_| ());
-        let mut end = None;
-        while inserted == Err(Refused::Full)
-            && Instant::now() < *end.get_or_insert_with(|| Instant::now() + WAIT_MAX)
-        {
-            self.pass();
-            std::thread::yield_now();
-            inserted = self.writer.insert(&key, &reply, |_| ());
-        }
-        inserted.with_context(|| format!("inserting connection {number}"))?;
-        Ok(())
+        let keys = keys_of(number);
+        let hashes = keys.map(|key| self.table.hash(&key));
+        self.install(&keys, hashes)
+            .with_context(|| format!("inserting connection {number}"))
     }
 
     fn remove(&mut self, number: u32) -> Result<()> {
@@ -87,6 +85,45 @@ impl Hand for RingwayHand {
         self.writer
             .remove(flow)
             .map_err(|why| anyhow::anyhow!("connection {number}: {why:?}"))
+    }
+
+    /// As a worker does it: expiry by the clock hand, which looks at when both directions were seen last and goes on until as many
+    /// as `old` are gone; the new ones' buckets are asked for together.
+    fn replace(&mut self, old: &[u32], new: &[u32]) -> Result<()> {
+        self.now += 1;
+        let now = self.now;
+        let (mut removed, mut rounds) = (0, 0);
+        while removed < old.len() {
+            let left = (old.len() - removed) as u32;
+            let swept = self.writer.sweep(left, |connection| {
+                let seen = [Direction::Original, Direction::Reply]
+                    .map(|direction| connection.record(direction).word(LAST_SEEN));
+                if now - seen[0].max(seen[1]) >= TIMEOUT {
+                    Sweep::Remove
+                } else {
+                    Sweep::Keep
+                }
+            });
+            removed += swept.removed as usize;
+            rounds += u32::from(swept.wrapped);
+            ensure!(
+                rounds < 3,
+                "{removed} connections expired instead of {}",
+                old.len()
+            );
+        }
+        let view = self.table.view();
+        self.pairs.clear();
+        self.pairs.extend(new.iter().map(|&number| {
+            let keys = keys_of(number);
+            (keys, keys.map(|key| view.begin(&key)))
+        }));
+        let pairs = std::mem::take(&mut self.pairs);
+        let installed = pairs
+            .iter()
+            .try_for_each(|(keys, hashes)| self.install(keys, *hashes));
+        self.pairs = pairs;
+        installed
     }
 
     fn lookup(&mut self, keys: &[Key]) -> u64 {
@@ -106,5 +143,33 @@ impl Hand for RingwayHand {
     }
 }
 
+impl RingwayHand {
+    /// A full table is waited for: another thread may be off its processor, and what was removed is not free before it
+    /// has passed a batch.
+    fn install(&mut self, keys: &[Key; 2], hashes: [FlowHash; 2]) -> Result<()> {
+        let mut end = None;
+        loop {
+            let now = self.now;
+            let inserted = self.writer.insert_hashed([&keys[0], &keys[1]], hashes, |both| {
+                both.set_word(Direction::Original, LAST_SEEN, now);
+                both.set_word(Direction::Reply, LAST_SEEN, now);
+            });
+            match inserted {
+                Err(Refused::Full)
+                    if Instant::now() < *end.get_or_insert_with(|| Instant::now() + WAIT_MAX) =>
+                {
+                    self.pass();
+                    std::thread::yield_now();
+                }
+                inserted => return Ok(inserted.map(drop)?),
+            }
+        }
+    }
+}
+
+/// The payload word that says when a packet came last.
+const LAST_SEEN: usize = 0;
+/// In batches: what this one inserts does not expire in it.
+const TIMEOUT: u64 = 1;
 /// Longer than any thread is kept off its processor.
 const WAIT_MAX: Duration = Duration::from_secs(10);
