@@ -1,8 +1,9 @@
-//! Ringway's benchmarks: `bench core`, `bench updates`, `bench table`, `bench policy`, `bench memory`, `bench live`. README.md says
-//! what each measures.
+//! Ringway's benchmarks: `bench core`, `bench updates`, `bench table`, `bench policy`, `bench memory`, `bench peer`, `bench live`.
+//! README.md says what each measures.
 
 mod live;
 mod memory;
+mod peer;
 mod pipeline;
 mod policy;
 mod random;
@@ -33,6 +34,8 @@ enum Command {
     Policy(policy::Args),
     /// The machine's memory: what a lookup can cost at best.
     Memory(memory::Args),
+    /// Other forwarders in the cases of `core`, memory to memory. Needs root.
+    Peer(peer::Args),
     /// Ringway's processes over veth in namespaces, beside testpmd and the kernel. Needs root.
     Live(live::Args),
 }
@@ -59,6 +62,9 @@ fn main() -> ExitCode {
                 return refused(&usage.0);
             }
             eprintln!("bench: {error:#}");
+            if error.is::<peer::Missing>() {
+                return ExitCode::from(3);
+            }
             ExitCode::FAILURE
         }
     }
@@ -117,6 +123,10 @@ fn run(command: &Command) -> Result<()> {
                 line.print();
                 Ok(())
             })
+        }
+        Command::Peer(args) => {
+            args.refuse()?;
+            print_json(&peer::run(args)?)
         }
         Command::Live(args) => {
             args.refuse()?;

@@ -27,6 +27,11 @@ impl Took {
     pub(crate) const fn is_clean(self) -> bool {
         self.is_clean
     }
+
+    /// As someone else measured it.
+    pub(crate) const fn new(ticks: u64, is_clean: bool) -> Self {
+        Self { ticks, is_clean }
+    }
 }
 
 /// Runs `work`, which returns its ticks.
@@ -111,28 +116,24 @@ const CLEAN_MIN: usize = 5;
 mod tests {
     use super::*;
 
-    fn took(ticks: u64, is_clean: bool) -> Took {
-        Took { ticks, is_clean }
-    }
-
     #[test]
     fn slices_shrink_where_items_are_slow() {
         let mut slices = Slices::default();
         assert_eq!(slices.items_for(1e6, 8192), ITEMS_FIRST);
-        slices.push(10, took(10_000, false));
+        slices.push(10, Took::new(10_000, false));
         assert_eq!(slices.items_for(1e6, 8192), 1000);
-        slices.push(10, took(100, true));
+        slices.push(10, Took::new(100, true));
         assert_eq!(slices.items_for(1e6, 8192), 8192);
     }
 
     #[test]
     fn broken_slices_count_only_when_there_is_nothing_else() {
         let mut slices = Slices::default();
-        (0..5).for_each(|_| slices.push(10, took(1000, false)));
-        slices.push(10, took(100, true));
+        (0..5).for_each(|_| slices.push(10, Took::new(1000, false)));
+        slices.push(10, Took::new(100, true));
         assert_eq!((slices.len(), slices.clean(), slices.median()), (6, 1, 100.0));
         for ticks in [200, 300, 400, 500] {
-            slices.push(10, took(ticks, true));
+            slices.push(10, Took::new(ticks, true));
         }
         assert_eq!(
             (slices.quantile(0.0), slices.median(), slices.quantile(1.0)),

@@ -2,9 +2,9 @@
 
 mod compare;
 mod forwarder;
-mod interrupt;
+pub(crate) mod interrupt;
 mod lab;
-mod machine;
+pub(crate) mod machine;
 mod sink;
 mod source;
 mod stream;

@@ -4,13 +4,13 @@ mod attack;
 pub(crate) mod case;
 pub(crate) mod cluster;
 mod emitter;
-mod expect;
+pub(crate) mod expect;
 pub(crate) mod packet;
 mod port;
 mod rig;
 mod side;
-mod sizes;
-mod traffic;
+pub(crate) mod sizes;
+pub(crate) mod traffic;
 
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use super::machine::{self, Interrupt};
 use super::row::{Outcome, markdown};
-use super::{Options, Part, live, pipeline, plot, policy, program, table};
+use super::{Options, Part, forwarders, live, pipeline, plot, policy, program, table};
 
 /// How much is measured.
 #[derive(Debug)]
@@ -75,6 +75,10 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     if is_asked(Part::Pipeline) {
         let title = "Pipeline, memory to memory: TSC cycles per packet less the I/O floor, 64-byte frames, one worker";
         outcomes.push((title, pipeline::run(&plan, &program)?));
+    }
+    if is_asked(Part::Forwarders) {
+        let title = "Beside other forwarders, memory to memory: TSC cycles per packet less each one's I/O floor, 64-byte frames, one worker";
+        outcomes.push((title, forwarders::run(&plan, &program)?));
     }
     if is_asked(Part::Policy) {
         let title = "Policy alone: TSC cycles per verdict, one thread, lower is better";

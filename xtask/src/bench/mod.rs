@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: the benchmarks side by side with their peers, and the instructions that a packet takes.
 
 mod compare;
+mod forwarders;
 pub(crate) mod instructions;
 mod live;
 mod machine;
@@ -56,6 +57,8 @@ enum Part {
     Table,
     /// The pipeline, memory to memory
     Pipeline,
+    /// The pipeline beside OVS-DPDK and testpmd, memory to memory; needs root
+    Forwarders,
     /// Policy alone, with many rules
     Policy,
     /// Processes over veth beside testpmd and the kernel; needs root
