@@ -1,4 +1,4 @@
-//! Flows: what OVS is told to do in each case, as OpenFlow. The work is that of the pipeline's case, in OVS's own best form.
+//! Flows: what OVS is told to do in each case, as `OpenFlow`. The work is that of the pipeline's case, in OVS's own best form.
 //!
 //! Tables: 0 who may send (antispoofing) and connection tracking, 1 established or new, 2 egress policy, 3 ingress policy,
 //! 4 forwarding.
@@ -121,4 +121,44 @@ pub(crate) fn of_uplink() -> String {
     format!(
         "in_port=LOCAL,udp,tp_dst=4789,actions=output:{OUT}\nin_port={SERVER_IN},udp,tp_dst=4789,actions=LOCAL\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_service_has_a_group_of_its_backends_and_a_flow_to_it() {
+        let flows = CLIENT_PORTS + 1;
+        assert_eq!(
+            groups(Case::Service, flows).lines().last(),
+            Some(
+                "group_id=2,type=select,bucket=actions=ct(commit,nat(dst=10.244.1.2:8001),table=2),\
+                 bucket=actions=ct(commit,nat(dst=10.244.1.3:8001),table=2),\
+                 bucket=actions=ct(commit,nat(dst=10.244.1.4:8001),table=2)"
+            )
+        );
+        let text = of_pods(Case::Service, flows);
+        let second = "table=1,ct_state=+trk+new,tcp,nw_dst=10.96.0.2,tp_dst=80,actions=group:2";
+        assert!(text.lines().any(|line| line == second), "{text}");
+        assert!(groups(Case::Policy, flows).is_empty());
+    }
+
+    #[test]
+    fn only_the_tunnels_cases_use_it() {
+        for case in [
+            Case::Forward,
+            Case::Policy,
+            Case::Service,
+            Case::ServiceVxlan,
+            Case::ServiceVxlanReturn,
+        ] {
+            let tunnel = format!("output:{TUNNEL}\n");
+            assert_eq!(
+                of_pods(case, 1000).contains(&tunnel),
+                case.has_tunnel(),
+                "{case:?}"
+            );
+        }
+    }
 }

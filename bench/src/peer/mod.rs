@@ -15,6 +15,7 @@ use std::time::Duration;
 use crate::live::interrupt::Interrupt;
 use crate::live::machine;
 use crate::pipeline::Case;
+use crate::pipeline::attack::Flaw;
 use crate::pipeline::packet::{ChecksumFill, Family, Transport};
 use crate::pipeline::sizes::{FrameLen, Sizes};
 use crate::pipeline::traffic::Traffic;
@@ -161,6 +162,7 @@ pub(crate) fn run(args: &Args) -> Result<Line> {
         family: Family::V4,
         sizes: Sizes::of(args.frame, Family::V4),
         checksum: ChecksumFill::Full,
+        flaw: Flaw::None,
     };
     let programs = switch::Programs::find().map_err(Missing)?;
     let mut random = Random::new(args.seed);

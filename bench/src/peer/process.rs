@@ -134,5 +134,5 @@ pub(crate) fn find(name: &str, others: &[&str]) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(10);

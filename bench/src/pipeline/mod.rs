@@ -1,6 +1,6 @@
 //! `core`: what a packet costs the shipped pipeline, memory to memory.
 
-mod attack;
+pub(crate) mod attack;
 pub(crate) mod case;
 pub(crate) mod cluster;
 mod emitter;

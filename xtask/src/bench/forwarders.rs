@@ -87,7 +87,7 @@ pub(crate) fn run(plan: &Plan, program: &Path) -> Result<Outcome> {
                             absent.push(implementation);
                         }
                         Err(why) => {
-                            outcome.fail(format!("forwarders {case}, {flows} flows, {name}: {why:#}"))
+                            outcome.fail(format!("forwarders {case}, {flows} flows, {name}: {why:#}"));
                         }
                     }
                 }
