@@ -331,23 +331,23 @@ impl Stage<'_> {
     fn windows(&self, seconds: f64) -> Result<(Slices, u64)> {
         let switch = self.switch;
         let mut windows = Slices::default();
+        let mut packets = 0;
         let end = Instant::now() + Duration::from_secs_f64(seconds);
-        let mut before = (switch.switches()?, switch.counted()?);
-        let first = before.1.received;
         while Instant::now() < end || windows.len() < WINDOWS_MIN {
+            let switches = switch.switches()?;
+            let before = switch.counted()?;
             let after = wait_for("packets", || {
                 self.interrupt.check()?;
                 thread::sleep(WINDOW);
                 let counted = switch.counted()?;
-                Ok((counted.received > before.1.received).then_some(counted))
+                Ok((counted.received > before.received).then_some(counted))
             })?;
-            let after = (switch.switches()?, after);
-            let received = after.1.received - before.1.received;
-            let took = Took::new(after.1.cycles - before.1.cycles, after.0 == before.0);
-            windows.push(received, took);
-            before = after;
+            let is_clean = switch.switches()? == switches;
+            let received = after.received - before.received;
+            windows.push(received, Took::new(after.cycles - before.cycles, is_clean));
+            packets += received;
         }
-        Ok((windows, before.1.received - first))
+        Ok((windows, packets))
     }
 
     /// Packets that left.
@@ -401,7 +401,7 @@ impl<'l> Connection<'l> {
 /// Of 8,192 entries of the exact-match cache a tracked flow takes two.
 const EXACT_MATCH_FLOWS_MAX: u32 = 4096;
 /// Between two readings of the counters.
-const WINDOW: Duration = Duration::from_millis(15);
+const WINDOW: Duration = Duration::from_micros(500);
 const WINDOWS_MIN: usize = 5;
 /// Readings of its counters, the narrowest of which counts.
 const READINGS: usize = 10;

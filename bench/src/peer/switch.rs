@@ -1,8 +1,11 @@
 //! Switch: Open vSwitch with DPDK, its two daemons private to a run: own folder, own database, own network namespace.
 
 use std::fs;
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -157,15 +160,13 @@ impl Switch {
 
     /// Versions of the switch and of its DPDK.
     pub(crate) fn version(&self) -> Result<String> {
+        let switch = self.appctl(&["version"])?;
         let of = |column: &str| -> Result<String> {
             let said = self.vsctl(&["get", "Open_vSwitch", ".", column])?;
             Ok(said.trim().trim_matches('"').to_owned())
         };
-        Ok(format!(
-            "Open vSwitch {}, {}",
-            of("ovs_version")?,
-            of("dpdk_version")?
-        ))
+        let switch = switch.lines().next().unwrap_or_default();
+        Ok(format!("{switch}, {}", of("dpdk_version")?))
     }
 
     /// Changes the configuration and waits until that is done.
@@ -248,7 +249,17 @@ impl Switch {
 
     /// What the thread that forwards counted.
     pub(crate) fn counted(&self) -> Result<Counted> {
-        counted(&self.appctl(&["dpif-netdev/pmd-stats-show"])?).context("OVS's statistics")
+        // Not by `ovs-appctl`: a process takes longer than what is to be measured.
+        let mut stream = UnixStream::connect(self.folder.file("control")).context("OVS's control socket")?;
+        stream.set_read_timeout(Some(ANSWER_WITHIN))?;
+        stream.write_all(br#"{"id":0,"method":"dpif-netdev/pmd-stats-show","params":[]}"#)?;
+        let answer = serde_json::Deserializer::from_reader(stream)
+            .into_iter::<serde_json::Value>()
+            .next();
+        let answer = answer.context("OVS's answer")??;
+        let text = answer["result"].as_str();
+        text.and_then(counted)
+            .with_context(|| format!("OVS's statistics: {answer}"))
     }
 
     /// Times that the thread that forwards had to give its CPU up.
@@ -288,6 +299,7 @@ fn sent(text: &str) -> Option<u64> {
 
 /// Its packet buffers: 262,144 of them, whatever is asked for, and some for itself.
 const MEMORY_MIB: u64 = 1000;
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests {

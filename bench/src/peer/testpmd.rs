@@ -51,13 +51,13 @@ pub(crate) fn run(
     let end = Instant::now() + Duration::from_secs_f64(seconds);
     while Instant::now() < end || windows.len() < WINDOWS_MIN {
         interrupt.check()?;
+        let before = switches(testpmd.child.id(), WORKER)?;
         testpmd.say("start")?;
         testpmd.wait_for("packet forwarding packets/burst")?;
-        let before = switches(testpmd.child.id(), WORKER)?;
         thread::sleep(WINDOW);
-        let after = switches(testpmd.child.id(), WORKER)?;
         testpmd.say("stop")?;
         let said = testpmd.wait_for("CPU cycles/packet=")?;
+        let after = switches(testpmd.child.id(), WORKER)?;
         let (cycles, moved) = figures(&said).with_context(|| format!("testpmd's cycles: {said:?}"))?;
         ensure!(moved > 0, "testpmd moved no packets");
         packets += moved;
@@ -176,7 +176,7 @@ const WORKER: &str = "rte-worker";
 /// As many packet buffers as OVS has.
 const MBUFS: u32 = 262_144;
 const MEMORY_MIB: u64 = 1000;
-const WINDOW: Duration = Duration::from_millis(20);
+const WINDOW: Duration = Duration::from_millis(1);
 const WINDOWS_MIN: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(30);
 
