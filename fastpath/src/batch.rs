@@ -6,7 +6,7 @@ use wire::packet::Family;
 use crate::flow::key::{self, V4, V6};
 use crate::io::{BATCH_MAX, Frame};
 use crate::port::PortId;
-use crate::stage::{Mark, Parsed, Plain};
+use crate::stage::{Lane, Parsed};
 
 /// Frames received together, what they are, and what lookup found. Reused from loop to loop: nothing is allocated.
 #[derive(Debug)]
@@ -17,10 +17,10 @@ pub(crate) struct Batch {
     /// Frames in a row from one port.
     pub runs: Vec<(PortId, usize)>,
     /// What each is if it is plain.
-    pub marks: Vec<Mark>,
+    pub lanes: [Lane; BATCH_MAX],
     /// What each of the others turned out to be, in order.
     pub parsed: Vec<Parsed>,
-    /// Keys of those that belong to a flow, in order.
+    /// Keys of those that belong to a flow, in order; plain ones have theirs in their lane.
     pub v4: Keys<2>,
     pub v6: Keys<5>,
 }
@@ -31,15 +31,15 @@ pub(crate) struct Keys<const K: usize> {
     len: usize,
     words: [[u64; K]; BATCH_MAX],
     hashes: [FlowHash; BATCH_MAX],
+    /// The records that probably have them.
     candidates: [Option<FlowRef>; BATCH_MAX],
 }
 
-/// A key, and the record that probably has it.
+/// A key that was looked up.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lookup<'b, const K: usize> {
     pub key: &'b [u64; K],
     pub hash: FlowHash,
-    pub candidate: Option<FlowRef>,
 }
 
 impl<const K: usize> Keys<K> {
@@ -73,7 +73,6 @@ impl<const K: usize> Keys<K> {
         Lookup {
             key: &self.words[at],
             hash: self.hashes[at],
-            candidate: self.candidates[at],
         }
     }
 }
@@ -84,7 +83,7 @@ impl Batch {
             frames: Vec::with_capacity(BATCH_MAX),
             ports: Vec::with_capacity(BATCH_MAX),
             runs: Vec::with_capacity(BATCH_MAX),
-            marks: Vec::with_capacity(BATCH_MAX),
+            lanes: [Lane::default(); BATCH_MAX],
             parsed: Vec::with_capacity(BATCH_MAX),
             v4: Keys::new(),
             v6: Keys::new(),
@@ -101,7 +100,6 @@ impl Batch {
         debug_assert!(self.frames.is_empty(), "a frame of the last batch got no verdict");
         self.ports.clear();
         self.runs.clear();
-        self.marks.clear();
         self.parsed.clear();
         self.v4.len = 0;
         self.v6.len = 0;
@@ -122,14 +120,7 @@ impl Batch {
         self.frames.clear();
     }
 
-    /// Notes that the next frame is plain.
-    #[inline]
-    pub(crate) fn push_plain(&mut self, plain: &Plain, v4: &View<'_, 2, 8>) {
-        self.marks.push(plain.mark);
-        self.v4.push(plain.key, v4);
-    }
-
-    /// Notes what the next frame is, and its key; `head` are the bytes of its first chunk.
+    /// Notes what the next frame that is not plain is, and its key; `head` are the bytes of its first chunk.
     pub(crate) fn push_parsed(
         &mut self,
         parsed: Parsed,
@@ -137,7 +128,6 @@ impl Batch {
         v4: &View<'_, 2, 8>,
         v6: &View<'_, 5, 12>,
     ) {
-        self.marks.push(Mark::default());
         self.parsed.push(parsed);
         let (Some(family), Parsed::Ip(place)) = (parsed.flow_family(), parsed) else {
             return;
@@ -159,7 +149,12 @@ impl Batch {
     /// Looks up all keys, whose buckets are on their way.
     #[inline]
     pub(crate) fn look_up(&mut self, v4: &View<'_, 2, 8>, v6: &View<'_, 5, 12>) {
-        self.v4.look_up(v4);
+        for lane in &mut self.lanes[..self.frames.len()] {
+            lane.look_up(v4);
+        }
+        if self.v4.len > 0 {
+            self.v4.look_up(v4);
+        }
         if self.v6.len > 0 {
             self.v6.look_up(v6);
         }

@@ -101,18 +101,19 @@ impl Outbox {
             .map(|queue| queue.capabilities)
     }
 
-    /// Queues an input packet that is forwarded; `port` is one that the worker [has](Self::capabilities). One by one: where flows leave
-    /// by many ports, guessing whether the next leaves by the same one is wrong too often.
+    /// Queues an input packet that is forwarded; `port` is one that the worker [has](Self::capabilities), `number` is for who
+    /// watches. One by one: where flows leave by many ports, guessing whether the next leaves by the same one is wrong too often.
     #[inline]
-    pub(crate) fn forward(&mut self, port: PortId, frame: Frame, number: PacketNumber) {
+    pub(crate) fn forward(&mut self, port: PortId, frame: Frame, number: Option<PacketNumber>) {
+        debug_assert_eq!(self.observed, number.is_some());
         let queue = self.queues.get_mut(port.index()).and_then(Option::as_mut);
         let queue = queue.expect("ports go between batches, and prepared ways with them");
         let at = queue.frames.len();
         if at == 0 {
             self.waiting.push(port);
         }
-        if self.observed {
-            let (cause, kind) = (Some(number), Kind::Forwarded);
+        if number.is_some() {
+            let (cause, kind) = (number, Kind::Forwarded);
             queue.notes.push(Note { at, cause, kind });
         }
         queue.bytes += frame.len() as u64;

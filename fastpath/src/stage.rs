@@ -52,7 +52,7 @@ pub(crate) use fragments::{FragmentNote, FragmentOutcome};
 pub(crate) use hit::idle_ms;
 pub(crate) use hold::Hold;
 pub(crate) use ingress::{Parsed, Place};
-pub(crate) use plain::{Gate, Gates, Mark, Opening, Plain, Ways};
+pub(crate) use plain::{Gate, Gates, Lane, Opening, Ways};
 pub(crate) use snat::Exhausted;
 
 /// The flow tables of one worker: its way to change them.

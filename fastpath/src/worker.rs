@@ -286,19 +286,24 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
             } else {
                 self.gates.gate(port, snapshot)
             };
-            let mut bytes = 0;
-            for at in at..at + count {
-                let frame = &mut self.batch.frames[at];
-                bytes += frame.len() as u64;
-                if O::ACTIVE {
-                    let bytes = self.memory.to_vec(frame);
+            if O::ACTIVE {
+                for at in at..at + count {
+                    let bytes = self.memory.to_vec(&self.batch.frames[at]);
                     self.observer
                         .received(PacketNumber(self.received + at as u64), port, &bytes);
                 }
-                if let Some(plain) = self.gates.read(&gate, &self.memory, frame, snapshot) {
-                    self.batch.push_plain(&plain, &v4);
+            }
+            let Batch { frames, lanes, .. } = &mut *self.batch;
+            let (frames, lanes) = (&mut frames[at..at + count], &mut lanes[at..at + count]);
+            let (plain, bytes) = self
+                .gates
+                .read(&gate, &self.memory, frames, lanes, &v4, snapshot);
+            let others = if plain < count { at..at + count } else { at..at };
+            for at in others {
+                if self.batch.lanes[at].is_plain() {
                     continue;
                 }
+                let frame = &mut self.batch.frames[at];
                 let parsed = match snapshot.port(port) {
                     Some(port) => ingress::admit(&mut self.memory, frame, port, snapshot),
                     None => ingress::Parsed::Drop(crate::verdict::DropReason::PortGone),

@@ -61,11 +61,16 @@ impl<'t, const K: usize, const W: usize> View<'t, K, W> {
     pub fn approach(&self, hashes: &[FlowHash], out: &mut [Option<FlowRef>]) {
         assert!(hashes.len() == out.len(), "slices of different lengths");
         for (hash, out) in hashes.iter().zip(out) {
-            *out = self.index.glance(*hash);
-            if let Some(flow) = *out {
-                self.prefetch_record(flow);
-            }
+            *out = self.candidate(*hash);
         }
+    }
+
+    /// As [`approach`](Self::approach), for one hash.
+    #[inline]
+    pub fn candidate(&self, hash: FlowHash) -> Option<FlowRef> {
+        let flow = self.index.glance(hash)?;
+        self.prefetch_record(flow);
+        Some(flow)
     }
 
     /// State and some payload words of a record, if it has this key, consistent as in [`Table::read`], by a single attempt:

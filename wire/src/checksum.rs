@@ -215,9 +215,30 @@ impl Sum {
     /// True when data that includes its own checksum sums to (negative) zero.
     #[inline]
     pub const fn is_valid(self) -> bool {
-        self.fold() == 0xffff
+        // What folds to 0xffff is a multiple of it, and not zero.
+        self.multiple().wrapping_sub(1) < MULTIPLES
+    }
+
+    /// The folded sum is this field's value: as comparing with [`folded`](Self::folded), and quicker where it is not. For sums of
+    /// less than 2^63.
+    #[inline]
+    pub const fn folds_to(self, field: [u8; 2]) -> bool {
+        let field = u16::from_ne_bytes(field);
+        Self(self.0.wrapping_add(!field as u64)).multiple() <= MULTIPLES && self.fold() == field
+    }
+
+    /// How many times 0xffff the sum is, at most [`MULTIPLES`]; more than that when it is no multiple. One multiplication, where
+    /// folding is eight instructions.
+    #[inline]
+    const fn multiple(self) -> u64 {
+        // By the inverse of 0xffff modulo 2^64.
+        self.0.wrapping_mul(0xfffe_fffe_fffe_ffff)
     }
 }
+
+/// Multiples of 0xffff in 64 bits, but for zero.
+const MULTIPLES: u64 = u64::MAX / 0xffff;
+const _: () = assert!(0xfffe_fffe_fffe_ffff_u64.wrapping_mul(0xffff) == 1);
 
 impl Add for Sum {
     type Output = Self;
@@ -404,6 +425,20 @@ mod tests {
         let mut checksum = U16::new(0xdd2f);
         Delta::of_u16(0x5555, 0x3285).apply(&mut checksum);
         assert_eq!(checksum.get(), 0x0000);
+    }
+
+    proptest! {
+        #[test]
+        fn comparing_without_folding_says_what_folding_does(sum: u64, times in 0u64..=MULTIPLES, field: [u8; 2]) {
+            for sum in [Sum(sum), Sum(times * 0xffff), Sum(times)] {
+                prop_assert_eq!(sum.is_valid(), sum.fold() == 0xffff);
+                // What is not folded to 64 bits must not come round.
+                let sum = Sum(sum.0 >> 1);
+                for field in [field, sum.fold().to_ne_bytes(), (!sum.fold()).to_ne_bytes(), [0; 2], [0xff; 2]] {
+                    prop_assert_eq!(sum.folds_to(field), sum.folded() == U16::from_bytes(field));
+                }
+            }
+        }
     }
 
     #[test]

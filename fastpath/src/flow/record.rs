@@ -149,7 +149,10 @@ impl BytesWord {
     #[inline]
     #[must_use]
     pub const fn plus(self, len: u32) -> Self {
-        Self(self.0 & !Self::BYTES_MASK | (self.bytes() + len as u64) & Self::BYTES_MASK)
+        // With the bytes uppermost, so that what comes over the top is gone.
+        const UP: u32 = u64::BITS - BytesWord::BYTES_BITS;
+        let sum = self.0.rotate_left(UP).wrapping_add((len as u64) << UP);
+        Self(sum.rotate_right(UP))
     }
 
     /// The same with the sequence number after a segment.
@@ -219,6 +222,12 @@ impl Bits {
             Self::NO_ADJACENCY => None,
             id => Some(AdjacencyId(id)),
         }
+    }
+
+    /// The same as it is kept; for one that is to be looked up a number that is no adjacency's.
+    #[inline]
+    pub(crate) const fn leaves_by(self) -> AdjacencyId {
+        AdjacencyId(self.0 as u16)
     }
 
     /// This record's half of the creation time.

@@ -77,36 +77,35 @@ impl Frame {
         true
     }
 
-    /// Makes the frame, which is no chain, the `before` bytes before `at` and the `rest` bytes from there on. `false`, and
-    /// nothing changed, when they are not in its chunk's headroom and packet.
-    #[must_use]
+    /// The frame, which is no chain, as the `before` bytes before `at` and the `rest` bytes from there on; [taken](Self::take).
+    /// That they are in its chunk's headroom and packet is the caller's to know, and what is known of its checksum to set.
     #[inline]
-    pub fn reframe(&mut self, at: usize, before: usize, rest: usize) -> bool {
+    pub(crate) fn take_as(&mut self, at: usize, before: usize, rest: usize) -> Self {
         let middle = usize::from(self.offset) + at;
-        let fits = !self.is_chain() && at + rest <= usize::from(self.len) && METADATA_LEN + before <= middle;
-        if fits {
-            self.offset = (middle - before) as u16;
-            self.len = (before + rest) as u16;
-        }
-        fits
+        debug_assert!(
+            !self.is_chain() && at + rest <= usize::from(self.len) && METADATA_LEN + before <= middle
+        );
+        // Field by field, and one store for what stays: the whole of both would be twice the work.
+        let taken = Self {
+            chunk: self.chunk,
+            offset: (middle - before) as u16,
+            len: (before + rest) as u16,
+            next: NO_CHUNK,
+            rest_len: 0,
+            checksum: Checksum::Full,
+            timestamp_ns: self.timestamp_ns,
+        };
+        self.chunk = NO_CHUNK;
+        taken
     }
 
     /// The frame; what stays in its place is to be forgotten, and nothing else.
     #[inline]
     pub(crate) fn take(&mut self) -> Self {
-        std::mem::replace(self, Self::TAKEN)
+        let taken = Self { ..*self };
+        self.chunk = NO_CHUNK;
+        taken
     }
-
-    /// Stays where a frame was taken from.
-    const TAKEN: Self = Self {
-        chunk: NO_CHUNK,
-        offset: 0,
-        len: 0,
-        next: NO_CHUNK,
-        rest_len: 0,
-        checksum: Checksum::Full,
-        timestamp_ns: 0,
-    };
 
     /// The frame was [taken](Self::take) from here.
     pub(crate) fn is_taken(&self) -> bool {

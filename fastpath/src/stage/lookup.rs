@@ -18,13 +18,11 @@ impl<O: Observer> Pass<'_, O> {
     pub(crate) fn decide_all(&mut self, batch: &mut Batch) {
         let mut next = Next::default();
         while next.frame < batch.frames.len() {
-            let replayed = self.replay_run(batch, next.frame, next.v4);
+            let replayed = self.replay_run(batch, next.frame);
             self.counters.replayed.add(replayed as u64);
             next.frame += replayed;
-            next.v4 += replayed;
-            let opened = self.open_run(batch, next.frame, next.v4);
+            let opened = self.open_run(batch, next.frame);
             next.frame += opened;
-            next.v4 += opened;
             if opened == 0 && next.frame < batch.frames.len() {
                 self.decide(batch, &mut next);
             }
@@ -39,10 +37,9 @@ impl<O: Observer> Pass<'_, O> {
         next.frame += 1;
         let (frame, port) = (batch.frames[at].take(), batch.ports[at]);
         let number = PacketNumber(self.first_number + at as u64);
-        if batch.marks[at].is_plain() {
-            let lookup = batch.v4.lookup(next.v4);
-            next.v4 += 1;
-            return self.not_steady(frame, number, port, &lookup);
+        let lane = &batch.lanes[at];
+        if lane.is_plain() {
+            return self.not_steady(frame, number, port, &lane.lookup());
         }
         let parsed = batch.parsed[next.parsed];
         next.parsed += 1;

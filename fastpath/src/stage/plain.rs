@@ -17,11 +17,12 @@
 
 mod gate;
 mod head;
+mod lane;
 mod open;
 mod replay;
 mod way;
 
 pub(crate) use gate::{Gate, Gates};
-pub(crate) use head::{Mark, Plain};
+pub(crate) use lane::Lane;
 pub(crate) use open::Opening;
 pub(crate) use way::Ways;

@@ -133,28 +133,27 @@ fn finish(
     }
 }
 
-/// As [`decrement_ttl`], for a packet of TCP or UDP without IP options. Returns its transport checksum.
+/// As [`decrement_ttl`], for an IPv4 packet without options.
 #[inline]
-pub(crate) fn replay_ttl(packet: &mut [u8; 40], proto: IpProtocol) -> [u8; 2] {
+pub(crate) fn replay_ttl(packet: &mut [u8; 40]) {
     packet[8] = packet[8].wrapping_sub(1);
-    update(packet, TTL_DOWN);
-    match proto {
-        IpProtocol::TCP => [packet[36], packet[37]],
-        _ => [packet[26], packet[27]],
-    }
+    // One less in the lower byte, as little-endian words see it, is one more in the complement, where 0xffff is left out.
+    let old = u16::from_le_bytes([packet[10], packet[11]]);
+    let new = old.wrapping_add(1 + u16::from(old >= 0xfffe));
+    packet[10..12].copy_from_slice(&new.to_le_bytes());
 }
 
 /// As [`decrement_ttl`] and [`rewrite_v4`] together, for a packet of TCP or UDP without IP options whose tuple is `key`, to
-/// addresses and ports as they lie in the header. Returns the transport checksum as it is afterwards.
+/// addresses and ports as they lie in the header.
 #[inline]
 pub(crate) fn replay_v4(
     packet: &mut [u8; 40],
     key: [u64; 2],
-    proto: IpProtocol,
+    is_udp: bool,
     partial: bool,
     addresses: u64,
     ports: [u8; 4],
-) -> [u8; 2] {
+) {
     let change = Sum::of_change(key[0], addresses);
     packet[8] = packet[8].wrapping_sub(1);
     update(packet, TTL_DOWN + change);
@@ -162,7 +161,7 @@ pub(crate) fn replay_v4(
     let old = u32::from_ne_bytes([packet[20], packet[21], packet[22], packet[23]]);
     packet[20..24].copy_from_slice(&ports);
     let change_of_all = change + Sum::of_change(old.into(), u32::from_ne_bytes(ports).into());
-    if proto == IpProtocol::TCP {
+    if !is_udp {
         let checksum = [packet[36], packet[37]];
         let checksum = if partial {
             change.updated_partial(checksum)
@@ -170,7 +169,6 @@ pub(crate) fn replay_v4(
             change_of_all.updated(checksum)
         };
         packet[36..38].copy_from_slice(&checksum);
-        checksum
     } else {
         let checksum = [packet[26], packet[27]];
         let checksum = if partial {
@@ -179,7 +177,6 @@ pub(crate) fn replay_v4(
             change_of_all.updated_udp(checksum)
         };
         packet[26..28].copy_from_slice(&checksum);
-        checksum
     }
 }
 
@@ -280,6 +277,20 @@ mod tests {
             check(v6(kind, e, f, old, &payload), &v6(kind, g, h, new, &payload), new, |packet, l3, partial| {
                 assert_eq!(rewrite_v6(packet, l3, partial, (g, h), ports), After::Done);
             });
+        }
+    }
+
+    #[test]
+    fn a_replayed_ttl_goes_down_as_any_other_whatever_the_checksum() {
+        for checksum in 0..=u16::MAX {
+            let mut packet = [0; 40];
+            (packet[0], packet[8], packet[9]) = (0x45, 2 + checksum as u8 % 254, 6);
+            packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+            let mut general = packet;
+            let header = Ipv4Header::prefix_mut(&mut general).unwrap();
+            header.set_ttl(header.ttl - 1);
+            replay_ttl(&mut packet);
+            assert_eq!(packet, general, "checksum {checksum:#x}");
         }
     }
 

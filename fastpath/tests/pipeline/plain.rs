@@ -329,3 +329,61 @@ fn plain_packets_that_open_a_flow_take_the_short_way() {
     assert!(short > 0, "no flow was opened the short way");
     assert_eq!(general, 0);
 }
+
+/// Fields at the edges of what is plain: the IP header stays right, so that nothing but the field itself tells.
+#[test]
+fn what_is_nearly_plain_fares_the_same_both_ways() {
+    let mut twins = Twins::new(false);
+    // Offset in the IP packet, and what is put there.
+    let edges: &[(usize, &[u8])] = &[
+        (2, &[0, 27]),
+        (2, &[0, 39]),
+        (2, &[0, 40]),
+        (2, &[0, 41]),
+        (2, &[0xff, 0xff]),
+        (6, &[0x20, 0]),
+        (6, &[0x80, 0]),
+        (6, &[0, 1]),
+        (8, &[1]),
+        (8, &[2]),
+        (9, &[1]),
+        (9, &[132]),
+        (12, &[0]),
+        (12, &[127]),
+        (12, &[169, 254]),
+        (16, &[224]),
+        (16, &[255, 255, 255, 255]),
+        (20, &[0, 67, 0, 68]),
+        (22, &4789u16.to_be_bytes()),
+        (24, &[0, 7]),
+        (24, &[0, 8]),
+        (24, &[0xff, 0xff]),
+        (26, &[0, 0]),
+        (26, &[0xff, 0xff]),
+        (32, &[0x40]),
+        (32, &[0x60]),
+        (32, &[0xf0]),
+        (33, &[0x11]),
+        (36, &[0, 0]),
+        (36, &[0xff, 0xff]),
+    ];
+    for flow in 0..twins.flows.len() {
+        for reply in [false, true] {
+            for (at, bytes) in edges {
+                let (port, pkt) = twins.flows[flow].sides[usize::from(reply)].clone();
+                let mut l3 = pkt.seq(3000, 1).payload(12).l3();
+                l3[*at..at + bytes.len()].copy_from_slice(bytes);
+                l3[10..12].fill(0);
+                let sum = wire::checksum::Sum::of(&l3[..20]).checksum();
+                l3[10..12].copy_from_slice(&sum.to_bytes());
+                if let Some(node) = twins.flows[flow].node.filter(|_| reply) {
+                    l3 = twins.labs[0].vxlan(node, &l3);
+                }
+                let frame = twins.labs[0].frame(port, &l3);
+                let [number, _] = twins.labs.each_mut().map(|lab| lab.feed(port, &frame));
+                twins.poll(&mut vec![number]);
+            }
+        }
+    }
+    twins.compare();
+}

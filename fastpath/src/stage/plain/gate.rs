@@ -4,10 +4,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use flowtable::View;
 use wire::IpProtocol;
 use wire::vxlan::VxlanHeader;
 
 use super::head::{HEAD_LEN, Head, L3, Plain};
+use super::lane::Lane;
 use crate::flow::key::zone_of_key;
 use crate::flow::{Ingress, Zone};
 use crate::io::{Checksum, Frame, Memory};
@@ -90,9 +92,55 @@ impl Gates {
         *gate
     }
 
-    /// Reads `frame` from the port of `gate` if it is plain, and notes a partial checksum that it carries.
-    #[inline]
+    /// Reads `frames`, received by the port of `gate`, into their lanes, and notes partial checksums that plain ones carry. Returns
+    /// how many are plain, and the bytes of all.
+    #[inline(never)]
     pub(crate) fn read(
+        &mut self,
+        gate: &Gate,
+        memory: &Memory,
+        frames: &mut [Frame],
+        lanes: &mut [Lane],
+        table: &View<'_, 2, 8>,
+        snapshot: &Snapshot,
+    ) -> (usize, u64) {
+        match gate.kind {
+            Kind::Closed => {
+                lanes.iter_mut().for_each(Lane::clear);
+                (0, frames.iter().map(|frame| frame.len() as u64).sum())
+            }
+            Kind::Pod | Kind::Host => self.read_each::<false>(gate, memory, frames, lanes, table, snapshot),
+            Kind::Uplink => self.read_each::<true>(gate, memory, frames, lanes, table, snapshot),
+        }
+    }
+
+    #[inline]
+    fn read_each<const UPLINK: bool>(
+        &mut self,
+        gate: &Gate,
+        memory: &Memory,
+        frames: &mut [Frame],
+        lanes: &mut [Lane],
+        table: &View<'_, 2, 8>,
+        snapshot: &Snapshot,
+    ) -> (usize, u64) {
+        let (gate, mut others, mut len) = (*gate, 0, 0);
+        let count = frames.len();
+        for (frame, lane) in frames.iter_mut().zip(lanes) {
+            if let Some(plain) = self.read_one::<UPLINK>(&gate, memory, frame, snapshot) {
+                len += frame.head_len() as u64;
+                lane.set(plain.mark, plain.key, table);
+            } else {
+                len += frame.len() as u64;
+                lane.clear();
+                others += 1;
+            }
+        }
+        (count - others, len)
+    }
+
+    #[inline]
+    fn read_one<const UPLINK: bool>(
         &mut self,
         gate: &Gate,
         memory: &Memory,
@@ -108,32 +156,20 @@ impl Gates {
         if (a ^ c) & m | (b ^ d) & n != 0 || !head.is_ip_plain(bytes.len() - L3) {
             return None;
         }
-        let is_tunnel_port = head.proto() == IpProtocol::UDP && head.dport() == gate.vxlan_port;
-        let plain = match gate.kind {
-            Kind::Uplink if is_tunnel_port => {
+        if UPLINK {
+            if head.proto() == IpProtocol::UDP && head.dport() == gate.vxlan_port {
                 let plain = self.read_tunnel(gate, head, bytes, snapshot)?;
                 // What the port found is the outer header's, which is gone.
                 frame.checksum = Checksum::Full;
-                plain
+                note_partial(&plain, frame);
+                return Some(plain);
             }
-            Kind::Pod
-                if head.proto() == IpProtocol::UDP && (is_tunnel_port || head.ports() == DHCP_SERVER) =>
-            {
-                return None;
-            }
-            Kind::Closed => return None,
-            kind => head.read(L3, gate.zone, kind != Kind::Uplink)?,
-        };
-        if plain.partial && frame.checksum == Checksum::Full {
-            let offset = match plain.mark.proto() {
-                IpProtocol::TCP => wire::tcp::CHECKSUM_OFFSET,
-                _ => wire::udp::CHECKSUM_OFFSET,
-            };
-            frame.checksum = Checksum::Partial {
-                start: plain.mark.l3() + 20,
-                offset: offset as u16,
-            };
+            return head.read(L3, gate.zone, |_| false);
         }
+        let plain = head.read(L3, gate.zone, |udp| {
+            gate.kind == Kind::Pod && (udp.dport() == gate.vxlan_port || udp.ports() == DHCP_SERVER)
+        })?;
+        note_partial(&plain, frame);
         Some(plain)
     }
 
@@ -164,7 +200,7 @@ impl Gates {
             return None;
         }
         let zone = self.zone_of_peer(outer.src(), snapshot)?;
-        head.read(INNER_L3, zone, true)
+        head.read(INNER_L3, zone, |_| false)
     }
 
     /// The zone of what comes by a tunnel from the node that has this address.
@@ -176,6 +212,22 @@ impl Gates {
             *known = Known::ask(address, snapshot, self.epoch)?;
         }
         Some(known.zone)
+    }
+}
+
+/// Notes that the checksum of a packet that comes from a kernel is partial, if it is and the port did not say so.
+#[inline]
+fn note_partial(plain: &Plain, frame: &mut Frame) {
+    if plain.is_partial() && frame.checksum == Checksum::Full {
+        let offset = if plain.mark.is_udp() {
+            wire::udp::CHECKSUM_OFFSET
+        } else {
+            wire::tcp::CHECKSUM_OFFSET
+        };
+        frame.checksum = Checksum::Partial {
+            start: plain.mark.l3 + 20,
+            offset: offset as u16,
+        };
     }
 }
 

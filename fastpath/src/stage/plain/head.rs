@@ -5,8 +5,9 @@
 
 use wire::checksum::Sum;
 use wire::tcp::TcpFlags;
-use wire::{IpProtocol, U16};
+use wire::IpProtocol;
 
+use super::lane::{Kind, Mark};
 use crate::flow::key::plain_ports_word;
 
 /// Ethernet, IPv4 without options, and the first 20 bytes behind: TCP's header, or UDP's and data.
@@ -21,61 +22,13 @@ const L4: usize = L3 + 20;
 
 /// A plain packet: what its flow is found by, and where it is.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Plain {
+pub(super) struct Plain {
     /// Key of its flow.
-    pub(crate) key: [u64; 2],
+    pub(super) key: [u64; 2],
     /// What its replay needs to know.
-    pub(crate) mark: Mark,
-    /// Its transport checksum is partial.
-    pub(super) partial: bool,
-}
-
-/// Where a plain packet is in its frame, and what it is, in one word: offset of the IP header (16 bits), bytes of the IP packet (16),
-/// protocol (8), and the top bit if it opens a connection of TCP. Zero for a packet that is not plain.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Mark(u64);
-
-impl Mark {
-    #[inline]
-    fn new(l3: usize, total_len: u16, proto: IpProtocol) -> Self {
-        Self(l3 as u64 & 0xffff | u64::from(total_len) << 16 | u64::from(proto.0) << 32)
-    }
-
-    /// The packet is plain.
-    #[inline]
-    pub(crate) const fn is_plain(self) -> bool {
-        self.0 != 0
-    }
-
-    /// The packet is plain and may be one of a steady flow.
-    #[inline]
-    pub(super) const fn may_be_steady(self) -> bool {
-        self.0.cast_signed() > 0
-    }
-
-    /// The packet is plain and may open a flow: TCP's SYN, any of UDP.
-    #[inline]
-    pub(super) const fn opens(self) -> bool {
-        self.0 & OPENING != 0 || self.is_plain() && self.proto().0 == IpProtocol::UDP.0
-    }
-
-    /// Offset of the IP header.
-    #[inline]
-    pub(super) const fn l3(self) -> u16 {
-        self.0 as u16
-    }
-
-    /// Bytes of the IP packet.
-    #[inline]
-    pub(super) const fn total_len(self) -> u16 {
-        (self.0 >> 16) as u16
-    }
-
-    /// Protocol.
-    #[inline]
-    pub(super) const fn proto(self) -> IpProtocol {
-        IpProtocol((self.0 >> 32) as u8)
-    }
+    pub(super) mark: Mark,
+    /// Its transport checksum, as it lies there.
+    checksum: [u8; 2],
 }
 
 impl<'f> Head<'f> {
@@ -157,49 +110,63 @@ impl<'f> Head<'f> {
     }
 
     /// The packet behind a head whose IP header is plain and starts at `l3` of the frame. `zone` is the part of the key
-    /// that says where it came from.
+    /// that says where it came from; `refuses` asks for UDP that is not to be forwarded.
     #[inline]
-    pub(super) fn read(self, l3: usize, zone: u64, asks_partial: bool) -> Option<Plain> {
+    pub(super) fn read(self, l3: usize, zone: u64, refuses: impl FnOnce(Self) -> bool) -> Option<Plain> {
         let (total_len, proto) = (self.total_len(), self.proto());
-        let mut opening = 0;
-        let checksum = match proto {
+        let (kind, sequence, checksum) = match proto {
             IpProtocol::TCP => {
-                let header_len = u16::from(self.0[L4 + 12] >> 4) * 4;
+                let headers_len = u16::from(self.0[L4 + 12] >> 4) * 4 + 20;
                 let flags = TcpFlags(self.0[L4 + 13]);
+                let mut kind = Kind::Tcp;
                 if flags.0 & CHANGING != 0 {
                     if !flags.is_opening() {
                         return None;
                     }
-                    opening = OPENING;
+                    kind = Kind::Syn;
                 }
-                if header_len < 20 || header_len + 20 > total_len {
+                if headers_len < 20 + 20 || headers_len > total_len {
                     return None;
                 }
-                self.at::<{ L4 + 16 }, 2>()
+                let start = u32::from_be_bytes(self.at::<{ L4 + 4 }, 4>());
+                let after = start.wrapping_add(u32::from(total_len - headers_len));
+                (kind, after, self.at::<{ L4 + 16 }, 2>())
             }
-            IpProtocol::UDP if self.udp_is_plain() => self.at::<{ L4 + 6 }, 2>(),
+            IpProtocol::UDP if self.udp_is_plain() && !refuses(self) => {
+                (Kind::Udp, 0, self.at::<{ L4 + 6 }, 2>())
+            }
             _ => return None,
         };
         let ttl = self.0[L3 + 8];
         if ttl <= 1 {
             return None;
         }
-        let partial = asks_partial && {
-            let pseudo = Sum::pseudo_v4(self.src(), self.dst(), proto, total_len - 20);
-            pseudo.folded() == U16::from_bytes(checksum)
-        };
         let addresses = u64::from_ne_bytes(self.at::<26, 8>());
         let ports = plain_ports_word(self.ports(), proto);
+        let mark = Mark {
+            sequence,
+            l3: l3 as u16,
+            total_len,
+            kind,
+        };
         Some(Plain {
             key: [addresses, ports | zone],
-            mark: Mark(Mark::new(l3, total_len, proto).0 | opening),
-            partial,
+            mark,
+            checksum,
         })
     }
 }
 
-/// The bit of a [`Mark`] that says that TCP is opened.
-const OPENING: u64 = 1 << 63;
+impl Plain {
+    /// Its transport checksum is partial: the sum of the pseudo-header alone.
+    #[inline]
+    pub(super) fn is_partial(&self) -> bool {
+        let ([a, b, c, d, e, f, g, h], mark) = (self.key[0].to_ne_bytes(), self.mark);
+        let pseudo = Sum::pseudo_v4([a, b, c, d], [e, f, g, h], mark.proto(), mark.total_len - 20);
+        pseudo.folds_to(self.checksum)
+    }
+}
+
 /// Flags of segments that may change a connection's state.
 const CHANGING: u8 = TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0;
 /// First octets of addresses that are, or may be, unspecified, loopback, link-local, multicast, reserved or broadcast.

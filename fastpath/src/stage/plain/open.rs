@@ -10,10 +10,10 @@ use wire::IpProtocol;
 use super::super::classify::source_is_right;
 use super::super::decide::{Exit, Plan, Question, decide};
 use super::super::{Pass, rewrite};
-use super::head::Mark;
-use super::replay::{ADDRESSES, sequence_after};
+use super::lane::{Kind, Lane};
+use super::replay::ADDRESSES;
 use super::way::BLOCK_LEN;
-use crate::batch::{Batch, Lookup};
+use crate::batch::Batch;
 use crate::conntrack::ConnState;
 use crate::flow::key::{Family, V4, reversed_addresses, reversed_ports};
 use crate::flow::record::{Bits, BytesWord, Layout, PortsWord, SeenWord};
@@ -38,22 +38,20 @@ pub(crate) struct Opening {
 }
 
 impl<O: Observer> Pass<'_, O> {
-    /// Opens the flows of the batch's frames from number `from` on, the first of which has key number `key`, up to one that is not plain
-    /// and opening. Returns how many got their verdict.
+    /// Opens the flows of the batch's frames from number `from` on, up to one that is not plain and opening. Returns how many got their
+    /// verdict.
     #[inline(never)]
-    pub(in super::super) fn open_run(&mut self, batch: &mut Batch, from: usize, key: usize) -> usize {
-        let marks = &batch.marks[from..batch.frames.len()];
-        let lookup = |at: usize| batch.v4.lookup(key + at);
-        let opens = |(at, mark): (usize, &Mark)| mark.opens() && lookup(at).candidate.is_none();
+    pub(in super::super) fn open_run(&mut self, batch: &mut Batch, from: usize) -> usize {
+        let lanes = &batch.lanes[from..batch.frames.len()];
         // Services first: the walks to several of them are under way at once.
         let mut vips = [VipLookup::NotService; BATCH_MAX];
         let mut keys = Keys::default();
         let mut len = 0;
-        for (at, mark) in marks.iter().enumerate() {
-            if !opens((at, mark)) || !keys.add(lookup(at).hash) {
+        for (at, lane) in lanes.iter().enumerate() {
+            if !lane.opens() || !keys.add(lane.hash) {
                 break;
             }
-            let to = V4::tuple(lookup(at).key);
+            let to = V4::tuple(&lane.key);
             vips[at] = self.snapshot.vip(to.dst, to.proto.0, to.dport);
             len = at + 1;
         }
@@ -63,18 +61,18 @@ impl<O: Observer> Pass<'_, O> {
         let mut openings = std::mem::take(self.openings);
         debug_assert!(openings.is_empty());
         for (at, vip) in vips[..len].iter().enumerate() {
-            let Some(opening) = self.decide_opening(marks[at], &lookup(at), *vip) else {
+            let Some(opening) = self.decide_opening(&lanes[at], *vip) else {
                 break;
             };
             openings.push(opening);
         }
         let opened = openings.len();
         for (at, opening) in openings.drain(..).enumerate() {
-            let (mark, lookup) = (batch.marks[from + at], batch.v4.lookup(key + at));
+            let lane = &lanes[at];
             let number = PacketNumber(self.first_number + (from + at) as u64);
             let frame = &mut batch.frames[from + at];
-            let Some((flow, port)) = self.open(frame, mark, &lookup, &opening) else {
-                self.not_steady(frame.take(), number, batch.ports[from + at], &lookup);
+            let Some((flow, port, sent)) = self.open(frame, lane, &opening) else {
+                self.not_steady(frame.take(), number, batch.ports[from + at], &lane.lookup());
                 continue;
             };
             if O::ACTIVE {
@@ -82,7 +80,7 @@ impl<O: Observer> Pass<'_, O> {
                 self.decided(number, fate, Verdict::Tx(port));
             }
             self.counters.opened.add(1);
-            self.outbox.forward(port, frame.take(), number);
+            self.outbox.forward(port, sent, O::ACTIVE.then_some(number));
         }
         *self.openings = openings;
         opened
@@ -90,20 +88,20 @@ impl<O: Observer> Pass<'_, O> {
 
     /// What becomes of the flow that a packet opens, the bucket of its replies on its way; `None`: the general way is to say.
     #[inline]
-    fn decide_opening(&mut self, mark: Mark, lookup: &Lookup<'_, 2>, vip: VipLookup<'_>) -> Option<Opening> {
-        let from = V4::tuple(lookup.key);
+    fn decide_opening(&mut self, lane: &Lane, vip: VipLookup<'_>) -> Option<Opening> {
+        let from = V4::tuple(&lane.key);
         let is_affine = matches!(vip, VipLookup::Service(service) if service.affinity_s > 0);
         if is_affine
             || source_is_right(self.snapshot, from.zone.ingress(), from.src).is_err()
             || self.expected_zone(&from).is_some()
-            || self.v4.lookup(lookup.key, lookup.hash).is_some()
+            || self.v4.lookup(&lane.key, lane.hash).is_some()
         {
             return None;
         }
         let question = Question {
             tuple: from,
             opening: true,
-            hash: lookup.hash.value(),
+            hash: lane.hash.value(),
             established: None,
             affine: None,
         };
@@ -123,9 +121,9 @@ impl<O: Observer> Pass<'_, O> {
             return None;
         };
         let reply_key = V4::key(&to.reversed(reply_zone));
-        let state = match mark.proto() {
-            IpProtocol::TCP => ConnState::first(IpProtocol::TCP, TcpFlags::SYN),
-            proto => ConnState::first(proto, TcpFlags::NONE),
+        let state = match lane.mark.kind {
+            Kind::Udp => ConnState::first(IpProtocol::UDP, TcpFlags::NONE),
+            Kind::Tcp | Kind::Syn => ConnState::first(IpProtocol::TCP, TcpFlags::SYN),
         };
         let flags = if from.same_headers(&to) { 0 } else { Bits::REWRITE };
         let created = self.now_ms;
@@ -148,13 +146,13 @@ impl<O: Observer> Pass<'_, O> {
     fn open(
         &mut self,
         frame: &mut Frame,
-        mark: Mark,
-        lookup: &Lookup<'_, 2>,
+        lane: &Lane,
         opening: &Opening,
-    ) -> Option<(FlowRef, PortId)> {
+    ) -> Option<(FlowRef, PortId, Frame)> {
+        let mark = lane.mark;
         let way = self.ways.way(opening.exit, self.snapshot, self.outbox);
-        let (l3, total_len) = (usize::from(mark.l3()), usize::from(mark.total_len()));
-        if mark.total_len() > way.mtu {
+        let (l3, total_len) = (usize::from(mark.l3), usize::from(mark.total_len));
+        if mark.total_len > way.mtu {
             return None;
         }
         // Completed before it is rewritten is as good as after.
@@ -167,28 +165,28 @@ impl<O: Observer> Pass<'_, O> {
         let partial = frame.checksum != Checksum::Full;
         let (before, packet) = self.memory.around_mut::<BLOCK_LEN, 40>(frame, l3)?;
 
-        let zone = crate::flow::key::zone_of(lookup.key);
+        let zone = crate::flow::key::zone_of(&lane.key);
         let unanswered = self.shared.unanswered();
         if !unanswered.may_open(zone, self.flows.v4.table().limit()) {
             return None;
         }
-        let sequence = match mark.proto() {
+        let sequence = match mark.kind {
+            Kind::Udp => 0,
             // The SYN counts as one.
-            IpProtocol::TCP => sequence_after(packet, mark.total_len()).wrapping_add(1),
-            _ => 0,
+            Kind::Tcp | Kind::Syn => mark.sequence.wrapping_add(1),
         };
         let (addresses, ports) = (
             reversed_addresses(&opening.reply_key),
             PortsWord::new(reversed_ports(&opening.reply_key), opening.rule),
         );
         let seen = [SeenWord::new(self.now_ms, 1), SeenWord::new(self.now_ms, 0)];
-        let bytes = BytesWord::new(mark.total_len().into(), sequence);
+        let bytes = BytesWord::new(mark.total_len.into(), sequence);
         let installed = self.flows.v4.insert_missed(
-            [lookup.key, &opening.reply_key],
-            [lookup.hash, opening.reply_hash],
+            [&lane.key, &opening.reply_key],
+            [lane.hash, opening.reply_hash],
             |both| {
-                let back = PortsWord::new(reversed_ports(lookup.key), opening.rule);
-                let back = (reversed_addresses(lookup.key), back);
+                let back = PortsWord::new(reversed_ports(&lane.key), opening.rule);
+                let back = (reversed_addresses(&lane.key), back);
                 for (direction, (addresses, ports)) in [
                     (Direction::Original, (addresses, ports)),
                     (Direction::Reply, back),
@@ -206,27 +204,15 @@ impl<O: Observer> Pass<'_, O> {
         self.counters.flows_created.add(1);
         unanswered.opened(zone);
 
-        let l4_checksum = if Bits(opening.bits[0]).has(Bits::REWRITE) {
-            rewrite::replay_v4(
-                packet,
-                *lookup.key,
-                mark.proto(),
-                partial,
-                addresses,
-                ports.wire(),
-            )
+        if Bits(opening.bits[0]).has(Bits::REWRITE) {
+            rewrite::replay_v4(packet, lane.key, mark.is_udp(), partial, addresses, ports.wire());
         } else {
-            rewrite::replay_ttl(packet, mark.proto())
-        };
-        way.write(before, packet, mark.total_len(), lookup.hash.value(), l4_checksum);
-        let (port, header_len) = (way.port, usize::from(way.header_len));
-        let framed = frame.reframe(l3, header_len, total_len);
-        debug_assert!(framed, "a plain packet is within its frame");
-        if let Checksum::Partial { start, .. } = &mut frame.checksum {
-            *start = (header_len + 20) as u16;
+            rewrite::replay_ttl(packet);
         }
+        way.write(before, packet, mark, lane.hash.value());
+        let (port, sent) = (way.port, way.leave(frame, mark));
         self.count_rule(opening.rule, true);
-        Some((flow, port))
+        Some((flow, port, sent))
     }
 }
 

@@ -8,6 +8,8 @@ use wire::ipv4::{self, Ipv4Header};
 use wire::{ethernet, vxlan};
 
 use super::super::encap::source_port;
+use super::lane::Mark;
+use crate::io::{Checksum, Frame};
 use crate::outbox::Outbox;
 use crate::port::PortId;
 use crate::snapshot::{Adjacency, AdjacencyEncap, AdjacencyId, Snapshot};
@@ -29,7 +31,7 @@ pub(super) struct Way {
     pub(super) port: PortId,
     /// Largest IP packet, bytes; 0: nothing leaves this way, take the general one.
     pub(super) mtu: u16,
-    pub(super) header_len: u16,
+    header_len: u16,
     /// Partial checksums are to be completed here: the port can't, or the packet goes into a tunnel.
     pub(super) completes: bool,
     is_tunnel: bool,
@@ -133,42 +135,47 @@ impl Way {
         way
     }
 
-    /// Writes the header into the bytes before `packet`, an IPv4 packet of `total_len` bytes of the flow with this hash;
-    /// `l4_checksum` is its transport checksum.
+    /// Writes the header into the bytes before `packet`, which `mark` describes, of the flow with this hash.
     #[inline]
     pub(super) fn write(
         &self,
         before: &mut [u8; BLOCK_LEN],
         packet: &[u8; 40],
-        total_len: u16,
+        mark: Mark,
         hash: u64,
-        l4_checksum: [u8; 2],
     ) {
         if self.is_tunnel {
             *before = self.block;
-            self.stamp(before, packet, total_len, hash, l4_checksum);
+            self.stamp(before, packet, mark, hash);
         } else {
             before[LINK..].copy_from_slice(&self.block[LINK..]);
         }
     }
 
+    /// The frame as it leaves behind the header that was [written](Self::write).
+    #[inline]
+    pub(super) fn leave(&self, frame: &mut Frame, mark: Mark) -> Frame {
+        let header_len = usize::from(self.header_len);
+        let mut sent = frame.take_as(usize::from(mark.l3), header_len, usize::from(mark.total_len));
+        if let Checksum::Partial { offset, .. } = frame.checksum {
+            let start = (header_len + ipv4::HEADER_LEN) as u16;
+            sent.checksum = Checksum::Partial { start, offset };
+        }
+        sent
+    }
+
     /// What differs from packet to packet: lengths, DSCP (RFC 2983), ECN (RFC 6040), identification, source port, checksum.
     #[inline]
-    fn stamp(
-        &self,
-        before: &mut [u8; BLOCK_LEN],
-        packet: &[u8; 40],
-        total_len: u16,
-        hash: u64,
-        l4_checksum: [u8; 2],
-    ) {
+    fn stamp(&self, before: &mut [u8; BLOCK_LEN], packet: &[u8; 40], mark: Mark, hash: u64) {
         const OUTER_LEN: u16 = (vxlan::OUTER_V4_LEN + ethernet::HEADER_LEN) as u16;
-        let len = total_len + OUTER_LEN;
+        let len = mark.total_len + OUTER_LEN;
         let tos = packet[1];
         let own = u16::from_be_bytes([packet[4], packet[5]]);
         let id = match (self.has_id, own) {
             (false, _) => 0,
-            (true, 0) => u16::from_be_bytes(l4_checksum),
+            // The transport checksum, as it is now.
+            (true, 0) if mark.is_udp() => u16::from_be_bytes([packet[26], packet[27]]),
+            (true, 0) => u16::from_be_bytes([packet[36], packet[37]]),
             (true, own) => own,
         };
         let sum = self.outer_sum + Sum::of_u16(len) + Sum::of_u16(id) + Sum::of_u16(tos.into());
