@@ -295,9 +295,7 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
             }
             let Batch { frames, lanes, .. } = &mut *self.batch;
             let (frames, lanes) = (&mut frames[at..at + count], &mut lanes[at..at + count]);
-            let (plain, bytes) = self
-                .gates
-                .read(&gate, &self.memory, frames, lanes, &v4, snapshot);
+            let (plain, bytes) = self.gates.read(&gate, &self.memory, frames, lanes, &v4, snapshot);
             let others = if plain < count { at..at + count } else { at..at };
             for at in others {
                 if self.batch.lanes[at].is_plain() {

@@ -3,9 +3,9 @@
 //! The checks are those of `wire::packet` and `ingress`; whatever they would refuse, and some that they would not, is simply
 //! not plain.
 
+use wire::IpProtocol;
 use wire::checksum::Sum;
 use wire::tcp::TcpFlags;
-use wire::IpProtocol;
 
 use super::lane::{Kind, Mark};
 use crate::flow::key::plain_ports_word;

@@ -137,13 +137,7 @@ impl Way {
 
     /// Writes the header into the bytes before `packet`, which `mark` describes, of the flow with this hash.
     #[inline]
-    pub(super) fn write(
-        &self,
-        before: &mut [u8; BLOCK_LEN],
-        packet: &[u8; 40],
-        mark: Mark,
-        hash: u64,
-    ) {
+    pub(super) fn write(&self, before: &mut [u8; BLOCK_LEN], packet: &[u8; 40], mark: Mark, hash: u64) {
         if self.is_tunnel {
             *before = self.block;
             self.stamp(before, packet, mark, hash);
