@@ -20,8 +20,8 @@ pub(crate) trait Contender: Sync + Sized {
     /// The hand of thread number `thread`, made on that thread.
     fn hand(&self, thread: usize, threads: usize) -> Self::Hand<'_>;
 
-    /// Bytes of memory, where the table says it: of all, and of the index alone.
-    fn bytes(&self) -> Option<[usize; 2]> {
+    /// Bytes of memory of each of so many connections, where the table says it: what it has of its own, and its part of the index.
+    fn bytes_per_connection(&self, _: u32) -> Option<f64> {
         None
     }
 

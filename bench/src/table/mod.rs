@@ -84,10 +84,8 @@ pub(crate) struct Line {
     cycles_per_op_quartiles: [f64; 2],
     ns_per_op: f64,
     mops: f64,
-    /// Where the implementation says it: all memory there is by the connections that are there; a table is made for as many.
+    /// Where the implementation says it: what each has of its own, and its part of the index, which is 80 % full.
     bytes_per_connection: Option<f64>,
-    /// The same with the index at 80 % of the connections that it was made for.
-    bytes_per_connection_at_80: Option<f64>,
     slices: usize,
     slices_undisturbed: usize,
     tsc_hz: u64,
@@ -276,12 +274,7 @@ fn line<C: Contender>(args: &Args, slices: &[Slices], contender: &C) -> Line {
         cycles_per_op_quartiles: [tenth(mean(0.25)), tenth(mean(0.75))],
         ns_per_op: tenth(mean(0.5) / hz * 1e9),
         mops: (mops * 1000.0).round() / 1000.0,
-        bytes_per_connection: contender
-            .bytes()
-            .map(|[all, _]| tenth(all as f64 / f64::from(args.flows))),
-        bytes_per_connection_at_80: contender.bytes().map(|[all, index]| {
-            tenth((all as f64 + index as f64 / 0.8 - index as f64) / f64::from(args.flows))
-        }),
+        bytes_per_connection: contender.bytes_per_connection(args.flows).map(tenth),
         slices: slices.iter().map(Slices::len).sum(),
         slices_undisturbed: slices.iter().map(Slices::clean).sum(),
         tsc_hz,

@@ -1,6 +1,7 @@
 //! The flow table of this repository.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -14,6 +15,8 @@ use super::contender::{Contender, Hand, Key, keys_of};
 pub(crate) struct Ringway {
     table: Arc<TableV4>,
     domain: Arc<Quiescence>,
+    /// Time, in batches of all threads.
+    clock: Arc<AtomicU64>,
 }
 
 /// A thread's writer and its scratch space.
@@ -22,7 +25,7 @@ pub(crate) struct RingwayHand {
     hashes: Vec<FlowHash>,
     /// Of the connections to be inserted together, and their hashes.
     pairs: Vec<([Key; 2], [FlowHash; 2])>,
-    /// Time, in batches.
+    clock: Arc<AtomicU64>,
     now: u64,
     found: Vec<Option<FlowRef>>,
     writer: Writer<2, 8>,
@@ -36,12 +39,17 @@ impl Contender for Ringway {
     fn create(connections: u32, threads: usize, seed: u64) -> Result<Self> {
         let domain = Quiescence::new(threads);
         let config = Config {
-            capacity: connections,
+            // As DPDK's: an index that is 80 % full.
+            capacity: connections + connections / 4,
             seed: seed.into(),
             user_words: 0,
         };
         let table = TableV4::create(config, Memory::Anonymous, &domain)?;
-        Ok(Self { table, domain })
+        Ok(Self {
+            table,
+            domain,
+            clock: Arc::default(),
+        })
     }
 
     fn hand(&self, thread: usize, threads: usize) -> RingwayHand {
@@ -55,14 +63,18 @@ impl Contender for Ringway {
             table: Arc::clone(&self.table),
             hashes: Vec::new(),
             pairs: Vec::new(),
+            clock: Arc::clone(&self.clock),
             now: 0,
             found: Vec::new(),
             seat,
         }
     }
 
-    fn bytes(&self) -> Option<[usize; 2]> {
-        Some([self.table.memory_bytes(), self.table.index_bytes()])
+    #[expect(clippy::cast_precision_loss, reason = "bytes of a table")]
+    fn bytes_per_connection(&self, connections: u32) -> Option<f64> {
+        let (all, index) = (self.table.memory_bytes(), self.table.index_bytes());
+        let records = (all - index) as f64 / f64::from(self.table.capacity());
+        Some(records + index as f64 / f64::from(connections))
     }
 
     fn pages(&self) -> Option<String> {
@@ -90,7 +102,8 @@ impl Hand for RingwayHand {
     /// As a worker does it: expiry by the clock hand, which looks at when both directions were seen last and goes on until as many
     /// as `old` are gone; the new ones' buckets are asked for together.
     fn replace(&mut self, old: &[u32], new: &[u32]) -> Result<()> {
-        self.now += 1;
+        // Relaxed: a number that no other thread has, nothing else.
+        self.now = self.clock.fetch_add(1, Relaxed) + 1;
         let now = self.now;
         let (mut removed, mut rounds) = (0, 0);
         while removed < old.len() {
@@ -98,7 +111,7 @@ impl Hand for RingwayHand {
             let swept = self.writer.sweep(left, |connection| {
                 let seen = [Direction::Original, Direction::Reply]
                     .map(|direction| connection.record(direction).word(LAST_SEEN));
-                if now - seen[0].max(seen[1]) >= TIMEOUT {
+                if now.saturating_sub(seen[0].max(seen[1])) >= TIMEOUT {
                     Sweep::Remove
                 } else {
                     Sweep::Keep
