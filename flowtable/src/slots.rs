@@ -2,7 +2,13 @@
 
 use std::collections::VecDeque;
 
-use crate::{pool::CHUNK, state::Lifecycle, sync::lock, table::Table};
+use crate::{
+    pool::CHUNK,
+    record::{Direction, FlowRef},
+    state::Lifecycle,
+    sync::lock,
+    table::Table,
+};
 
 /// What a [`Writer`](crate::Writer) holds back from the pool. Bounded, so that no worker starves: the table has as many
 /// slots beyond its capacity as the caches can hold.
@@ -47,6 +53,11 @@ impl Slots {
         }
         loop {
             if let Some(slot) = self.cache.pop() {
+                if let Some(next) = self.cache.iter().nth_back(AHEAD) {
+                    for direction in [Direction::Original, Direction::Reply] {
+                        table.prefetch_record(FlowRef::of(*next, direction));
+                    }
+                }
                 return Some(slot);
             }
             if !table.pool.pop(table, &mut self.cache) && !self.reclaim(table) {
@@ -153,6 +164,8 @@ impl Slots {
 
 /// Removals that share a stamp, unless the batch ends before.
 const REMOVED_MAX: usize = 64;
+/// Inserts before a slot is taken whose records are asked for: about the memory's latency.
+const AHEAD: usize = 3;
 /// Room in limbo before its list grows.
 const LIMBO_FIRST: usize = if cfg!(loom) { 4 } else { 4096 };
 /// Inserts between two counts of the live connections, at most.

@@ -7,7 +7,7 @@ use fastpath::verdict::DropReason;
 use flowtable::TableV4;
 use wire::IpProtocol;
 
-use super::case::{CLIENT_PORTS, Case, NEW_FLOW_SERVICES};
+use super::case::{CLIENT_PORTS, Case, NEW_FLOW_SERVICES_MAX};
 use super::packet::{Step, fold, sum};
 use super::traffic::Traffic;
 
@@ -95,7 +95,7 @@ impl Attack {
         match self {
             Self::NoFlow => Some(flows),
             // From there on the servers' ports are such as no rule names.
-            Self::Denied => Some((NEW_FLOW_SERVICES + 1) * CLIENT_PORTS),
+            Self::Denied => Some((NEW_FLOW_SERVICES_MAX + 1) * CLIENT_PORTS),
             _ => None,
         }
     }

@@ -19,7 +19,7 @@ pub(crate) enum Case {
     ServiceVxlan,
     /// The way back of the same: out of VXLAN, to the pod, from the Service's address.
     ServiceVxlanReturn,
-    /// Every packet the first of its flow: 10,000 Services, 1,000 rules, as many flows live as asked for.
+    /// Every packet the first of its flow: 10,000 Services and 1,000 rules unless told, as many flows live as asked for.
     NewFlows,
 }
 
@@ -70,8 +70,7 @@ impl Case {
     /// Where flow `flow` is sent to, before any translation.
     pub(crate) fn destination(self, flow: u32) -> SocketAddrV4 {
         if self == Self::NewFlows {
-            // Neighbours go to different Services, so that 10,000 are in use at once.
-            return SocketAddrV4::new(vip(flow % NEW_FLOW_SERVICES), 80);
+            return SocketAddrV4::new(vip(flow % NEW_FLOW_SERVICES_MAX), 80);
         }
         if self.has_service() {
             return SocketAddrV4::new(vip(group(flow)), 80);
@@ -88,7 +87,7 @@ impl Case {
         };
         let number = if self.is_remote() { 10 } else { 2 + server as u8 };
         let port = match self {
-            Self::NewFlows => new_flow_port(flow % NEW_FLOW_SERVICES),
+            Self::NewFlows => new_flow_port(flow % NEW_FLOW_SERVICES_MAX),
             _ => FIRST_SERVER_PORT + group(flow) as u16,
         };
         SocketAddrV4::new(Ipv4Addr::new(10, 244, node, number), port)
@@ -97,12 +96,17 @@ impl Case {
     /// Where flow `flow` of client number `client` comes from.
     pub(crate) fn source(self, flow: u32, client: u16) -> SocketAddrV4 {
         let low = match self {
-            Self::NewFlows => flow / NEW_FLOW_SERVICES,
+            Self::NewFlows => flow / NEW_FLOW_SERVICES_MAX,
             _ => flow,
         };
         let port = FIRST_CLIENT_PORT + (low % CLIENT_PORTS) as u16;
         SocketAddrV4::new(client_address(client), port)
     }
+}
+
+/// The number of the `nth` flow of the new-flows case: neighbours go to different Services, so that all are in use at once.
+pub(crate) const fn new_flow(nth: u32, services: u32) -> u32 {
+    nth / services * NEW_FLOW_SERVICES_MAX + nth % services
 }
 
 /// The address of Service number `number`.
@@ -158,8 +162,10 @@ pub(crate) const CLIENTS_MAX: u16 = 200;
 pub(crate) const FIRST_SERVER_PORT: u16 = 8000;
 /// Flows per destination; a power of two.
 pub(crate) const CLIENT_PORTS: u32 = 1 << 15;
-/// Services of the new-flows case.
-pub(crate) const NEW_FLOW_SERVICES: u32 = 10_000;
+/// Services of the new-flows case at most: their servers' ports have room for no more.
+pub(crate) const NEW_FLOW_SERVICES_MAX: u32 = 50_000;
+/// Rules before the one that allows at most.
+pub(crate) const NEW_FLOW_RULES_MAX: u32 = 1 << 16;
 const FIRST_CLIENT_PORT: u16 = 16_384;
 /// Flows at most: what the servers' ports tell apart.
 pub(crate) const FLOWS_MAX: u32 = 1000 * CLIENT_PORTS;

@@ -6,7 +6,7 @@ use contract::proto;
 use fastpath::underlay::{Link, Neighbour, NextHop, Underlay, UnderlayRoute};
 
 use super::case::{
-    CLIENT_PORTS, Case, FIRST_REMOTE, FIRST_SERVER_PORT, GATEWAY_MAC, NEW_FLOW_SERVICES, SERVERS_MAX,
+    CLIENT_PORTS, Case, FIRST_REMOTE, FIRST_SERVER_PORT, GATEWAY_MAC, NEW_FLOW_SERVICES_MAX, SERVERS_MAX,
     client_address, node_address, node_mac, pod_mac, vip, vtep_mac,
 };
 use super::packet::Family;
@@ -23,6 +23,9 @@ pub(crate) struct Cluster {
     pub(crate) clients: u16,
     /// Room in the flow table.
     pub(crate) connections: u32,
+    /// Of new flows: Services, and rules before the one that allows.
+    pub(crate) services: u32,
+    pub(crate) rules: u32,
 }
 
 /// The state of such a node.
@@ -33,6 +36,8 @@ pub(crate) fn state(cluster: &Cluster) -> proto::State {
         flows,
         clients,
         connections,
+        services: new_flow_services,
+        rules,
     } = *cluster;
     let encap = if case.has_tunnel() {
         proto::Encap::Vxlan
@@ -87,10 +92,10 @@ pub(crate) fn state(cluster: &Cluster) -> proto::State {
             encap: encap as i32,
             cross_subnet: false,
         }],
-        services: services(case, family, flows),
+        services: services(case, family, flows, new_flow_services),
         service_ranges: vec![prefix(family, Ipv4Addr::new(10, 96, 0, 0), 12)],
         ip_sets: ip_sets(family, &servers, clients),
-        policies: policies(case, family),
+        policies: policies(case, family, rules),
         timeouts: (case == Case::NewFlows).then(|| proto::Timeouts {
             tcp_syn: NEW_FLOW_SECONDS,
             udp_single: NEW_FLOW_SECONDS,
@@ -234,9 +239,9 @@ pub(crate) fn origin(kind: &str, name: &str) -> proto::Origin {
     }
 }
 
-fn services(case: Case, family: Family, flows: u32) -> Vec<proto::Service> {
+fn services(case: Case, family: Family, flows: u32, services: u32) -> Vec<proto::Service> {
     let count = match case {
-        Case::NewFlows => NEW_FLOW_SERVICES,
+        Case::NewFlows => services,
         _ if case.has_service() => flows.div_ceil(CLIENT_PORTS),
         _ => 0,
     };
@@ -293,9 +298,9 @@ fn policy_id(direction: &str, role: &str) -> String {
 }
 
 /// Clients may speak to the servers' set and servers be spoken to by the clients' set, on the servers' ports; nothing else.
-/// For new flows the rule that allows comes after 1,000 that don't match.
-fn policies(case: Case, family: Family) -> Vec<proto::Policy> {
-    let before = if case == Case::NewFlows { NEW_FLOW_RULES } else { 0 };
+/// For new flows the rule that allows comes after `before` that don't match.
+fn policies(case: Case, family: Family, before: u32) -> Vec<proto::Policy> {
+    let before = if case == Case::NewFlows { before } else { 0 };
     let rules = |peers: &str| -> Vec<proto::Rule> {
         let elsewhere = (0..before).map(|index| {
             let peer = proto::IpBlock {
@@ -334,7 +339,7 @@ fn rule(index: u32, peer: proto::peer::Peer) -> proto::Rule {
         protocol,
         port: Some(proto::port_match::Port::Range(proto::PortRange {
             first: FIRST_SERVER_PORT.into(),
-            last: u32::from(FIRST_SERVER_PORT) + NEW_FLOW_SERVICES,
+            last: u32::from(FIRST_SERVER_PORT) + NEW_FLOW_SERVICES_MAX,
         })),
     };
     proto::Rule {
@@ -352,4 +357,3 @@ pub(crate) const UPLINK_MTU: u16 = 1600;
 pub(crate) const POD_MTU: u32 = 1500;
 /// How long a flow of one packet lives in the new-flows case, seconds of the bench's clock.
 pub(crate) const NEW_FLOW_SECONDS: u32 = 10;
-const NEW_FLOW_RULES: u32 = 1000;

@@ -85,6 +85,12 @@ pub(crate) struct Args {
     /// table so.
     #[arg(long, default_value_t = 1, default_value_if("case", "new-flows", "8"))]
     pub(crate) ports: u16,
+    /// Services of new-flows, each with three backends.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) services: u32,
+    /// Rules of new-flows that are in vain before the one that allows.
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) rules: u32,
     /// Workers, each with its own queues and its share of the flows.
     #[arg(long, default_value_t = 1)]
     pub(crate) workers: usize,
@@ -189,6 +195,20 @@ impl Args {
         if self.case == Case::NewFlows && (self.workers > 1 || self.dist == Distribution::Zipf) {
             return Err(Usage("new-flows runs with one worker and uniformly".into()));
         }
+        limit(
+            "services",
+            self.services.into(),
+            NEW_FLOW_SERVICES_MIN,
+            case::NEW_FLOW_SERVICES_MAX.into(),
+        )?;
+        limit("rules", self.rules.into(), 0, case::NEW_FLOW_RULES_MAX.into())?;
+        let flows_max = u64::from(self.services) * u64::from(case::CLIENT_PORTS) / NEW_FLOW_ROUND;
+        if self.case == Case::NewFlows && u64::from(self.flows) > flows_max {
+            return Err(Usage(format!(
+                "--flows {}: with {} services {flows_max} can be",
+                self.flows, self.services
+            )));
+        }
         if self.packets.is_some() && self.workers > 1 {
             return Err(Usage("--packets is for one worker".into()));
         }
@@ -288,6 +308,8 @@ fn snapshot(args: &Args) -> Result<(Arc<Shared>, Snapshot)> {
             .map_or(args.flows, |attack| attack.numbers(args.flows)),
         clients: args.ports,
         connections,
+        services: args.services,
+        rules: args.rules,
     });
     let valid = ValidState::try_from(state).context("the bench's state")?;
     let snapshot = compile::compile(&valid, &cluster::underlay(args.case, args.family))
@@ -439,8 +461,10 @@ fn begin(rig: &mut Rig, args: &Args, attack: Attack, turns: &[Turn]) {
 
 /// Every packet opens a flow. Enough of them go round that one has expired long before its turn comes again.
 fn start_new_flows(rig: &mut Rig, args: &Args, turn: impl Fn(u32) -> Turn) -> Result<()> {
-    let round = (args.flows * 3).clamp(NEW_FLOWS_MIN, case::NEW_FLOW_SERVICES * case::CLIENT_PORTS);
-    let order: Vec<Turn> = (0..round).map(turn).collect();
+    let round = (args.flows * NEW_FLOW_ROUND as u32).max(NEW_FLOWS_MIN);
+    let order: Vec<Turn> = (0..round)
+        .map(|nth| turn(case::new_flow(nth, args.services)))
+        .collect();
     rig.play(Step::Open, false, &order);
     // Until as many expire as come.
     let warm_up = rig.let_in(u64::from(args.flows) * 3 / 2);
@@ -525,6 +549,10 @@ const VERIFIED: u64 = 4096;
 const COUNTED_NS_PER_PACKET: u64 = 100;
 const ZIPF_DRAWS_MIN: usize = 1 << 20;
 const NEW_FLOWS_MIN: u32 = 1 << 16;
+/// Flows that go round in new-flows, for each that is live.
+const NEW_FLOW_ROUND: u64 = 3;
+/// So that no pod, of eight, has more than its share of the table.
+const NEW_FLOW_SERVICES_MIN: u64 = 10;
 const WORKERS_MAX: u64 = 64;
 /// The headers and the flow's number.
 const FRAME_MIN: u64 = 60;

@@ -15,6 +15,8 @@ fn args(case: Case, l4: Transport) -> Args {
         checksum: ChecksumFill::Full,
         attack: None,
         ports: 1,
+        services: 10_000,
+        rules: 1000,
         workers: 1,
         seconds: 1e-6,
         packets: None,
@@ -186,6 +188,28 @@ fn what_cannot_be_run_is_refused_by_name() {
                 ..base.clone()
             },
             "--workers 0",
+        ),
+        (
+            Args {
+                services: 9,
+                ..base.clone()
+            },
+            "--services 9",
+        ),
+        (
+            Args {
+                rules: 65_537,
+                ..base.clone()
+            },
+            "--rules 65537",
+        ),
+        (
+            Args {
+                services: 10,
+                flows: 200_000,
+                ..args(Case::NewFlows, Transport::Tcp)
+            },
+            "--flows 200000",
         ),
         (
             Args {

@@ -244,14 +244,41 @@ impl Snapshot {
 
     /// What an address is to the Services; `port` in host order.
     pub fn vip(&self, address: IpAddr, protocol: u8, port: u16) -> VipLookup<'_> {
-        if let Some(owners) = self.vips.get(&AddressPort {
+        let place = AddressPort {
             address,
             protocol,
             port,
-        }) && let Some(service) = self.service(owners.winner)
-        {
-            return VipLookup::Service(service);
+        };
+        let owner = self.vips.get(&place).map(|owners| owners.winner);
+        match owner.and_then(|service| self.service(service)) {
+            Some(service) => VipLookup::Service(service),
+            None => self.no_service(address),
         }
+    }
+
+    /// [`vip`](Self::vip) of up to `N` places, of which the first `places.len()` count; what the choice of a backend reads is on
+    /// its way then.
+    pub fn vip_each<const N: usize>(&self, places: &[AddressPort]) -> [VipLookup<'_>; N] {
+        let mut found = [VipLookup::NotService; N];
+        let owners = self.vips.get_each::<N>(places);
+        for (found, owners) in found.iter_mut().zip(owners) {
+            if let Some(service) = owners.and_then(|owners| self.service(owners.winner)) {
+                *found = VipLookup::Service(service);
+            }
+        }
+        for (found, place) in found.iter_mut().zip(places) {
+            if let VipLookup::Service(service) = found {
+                // Read here, where nothing depends on it, so that the next one's is under way already.
+                std::hint::black_box(service.eligible_v4.first().map(|backend| backend.port));
+            } else {
+                *found = self.no_service(place.address);
+            }
+        }
+        found
+    }
+
+    /// What an address is to the Services at a port where none of them is.
+    fn no_service(&self, address: IpAddr) -> VipLookup<'_> {
         if self.vip_addresses.contains(&address) {
             VipLookup::NoSuchPort
         } else if self.service_ranges.lookup(address).is_some() {

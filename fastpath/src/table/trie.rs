@@ -80,6 +80,43 @@ impl<K: Key, V: Clone> Trie<K, V> {
         }
     }
 
+    /// The values of up to `N` keys, of which the first `keys.len()` are set: each step is taken for all of them before the next, so
+    /// that they wait for memory together and not one after the other.
+    pub fn get_each<const N: usize>(&self, keys: &[K]) -> [Option<&V>; N] {
+        let mut hashes = [0; N];
+        let mut slots = [Some(&self.root); N];
+        for (hash, key) in hashes.iter_mut().zip(keys) {
+            *hash = key.hash64();
+        }
+        let len = keys.len().min(N);
+        for shift in (0..HASH_END).step_by(BITS as usize) {
+            let mut goes_on = false;
+            for (slot, hash) in slots[..len].iter_mut().zip(&hashes) {
+                if let Some(Slot::Branch { bitmap, children }) = *slot {
+                    let bit = 1u32 << (hash.checked_shr(shift).unwrap_or(0) & 31);
+                    *slot =
+                        (bitmap & bit != 0).then(|| &children[(bitmap & (bit - 1)).count_ones() as usize]);
+                    goes_on = true;
+                }
+            }
+            if !goes_on {
+                break;
+            }
+        }
+        let mut values = [None; N];
+        for ((value, slot), key) in values.iter_mut().zip(slots).zip(keys) {
+            *value = match slot {
+                Some(Slot::Leaf(other, value)) if other == key => Some(value),
+                Some(Slot::Collision(list)) => list
+                    .iter()
+                    .find(|(other, _)| other == key)
+                    .map(|(_, value)| value),
+                _ => None,
+            };
+        }
+        values
+    }
+
     /// Sets the value of `key`; gives the one before.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         let before = self.root.insert(key.hash64(), 0, key, value);
@@ -322,6 +359,11 @@ mod tests {
                 prop_assert_eq!(trie.iter().map(|(k, v)| (k.clone(), *v)).collect::<HashMap<_, _>>(), map.clone());
                 for key in (0..200).map(Crowded) {
                     prop_assert_eq!(trie.get(&key), map.get(&key));
+                }
+                let some: Vec<Crowded> = (0..150).map(Crowded).collect();
+                let found = trie.get_each::<200>(&some);
+                for (key, found) in some.iter().zip(found) {
+                    prop_assert_eq!(found, map.get(key));
                 }
             }
         }

@@ -4,8 +4,10 @@
 //! one, or takes more than this (session affinity, a source port, the kernel, a next hop without a MAC), is given back before
 //! anything has been touched, and takes the general way.
 
+use contract::valid::AddressPort;
 use flowtable::{Direction, FlowHash, FlowRef};
 use wire::IpProtocol;
+use wire::tcp::TcpFlags;
 
 use super::super::classify::source_is_right;
 use super::super::decide::{Exit, Plan, Question, decide};
@@ -23,7 +25,6 @@ use crate::observe::{Observer, PacketNumber};
 use crate::port::PortId;
 use crate::snapshot::{AdjacencyId, RuleId, VipLookup};
 use crate::verdict::Verdict;
-use wire::tcp::TcpFlags;
 
 /// A flow that was decided and is to be installed.
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +44,11 @@ impl<O: Observer> Pass<'_, O> {
     #[inline(never)]
     pub(in super::super) fn open_run(&mut self, batch: &mut Batch, from: usize) -> usize {
         let lanes = &batch.lanes[from..batch.frames.len()];
-        // Services first: the walks to several of them are under way at once.
-        let mut vips = [VipLookup::NotService; BATCH_MAX];
+        if !lanes.first().is_some_and(Lane::opens) {
+            return 0;
+        }
+        // Services first: the walks to all of them are under way at once.
+        let mut places = [NOWHERE; BATCH_MAX];
         let mut keys = Keys::default();
         let mut len = 0;
         for (at, lane) in lanes.iter().enumerate() {
@@ -52,12 +56,14 @@ impl<O: Observer> Pass<'_, O> {
                 break;
             }
             let to = V4::tuple(&lane.key);
-            vips[at] = self.snapshot.vip(to.dst, to.proto.0, to.dport);
+            places[at] = AddressPort {
+                address: to.dst,
+                protocol: to.proto.0,
+                port: to.dport,
+            };
             len = at + 1;
         }
-        if len == 0 {
-            return 0;
-        }
+        let vips = self.snapshot.vip_each::<BATCH_MAX>(&places[..len]);
         let mut openings = std::mem::take(self.openings);
         debug_assert!(openings.is_empty());
         for (at, vip) in vips[..len].iter().enumerate() {
@@ -215,6 +221,12 @@ impl<O: Observer> Pass<'_, O> {
         Some((flow, port, sent))
     }
 }
+
+const NOWHERE: AddressPort = AddressPort {
+    address: std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+    protocol: 0,
+    port: 0,
+};
 
 /// Keys of a run, by a few bits of their hashes: of two packets of one flow the second must meet the entry that the first makes.
 #[derive(Default)]
