@@ -5,7 +5,7 @@
  * Prints one JSON line of the shape of `bench table --json`. Exit codes: 0; 1 when a run went wrong (a key that is there was not
  * found, the table was full); 2 for a command line that can't be run; 3 when there are no huge pages for --huge.
  *
- * Its best form: CRC hash, bulk lookups, an index that is at most half full, 8 bytes of data beside the key, no concurrency flags
+ * Its best form: CRC hash, bulk lookups, an index that is at most 80 % full, 8 bytes of data beside the key, no concurrency flags
  * for one thread and RW_CONCURRENCY_LF for several.
  */
 #define _GNU_SOURCE
