@@ -5,6 +5,7 @@
 
 use super::attack::Flaw;
 use super::case::{Case, FIRST_REMOTE, node_address, node_mac, pod_mac, vtep_mac};
+use super::lean::Lean;
 use super::packet::{ChecksumFill, Family, Step, VXLAN_LEN, fold, halves, sum};
 use super::side::{End, Side, end};
 use super::sizes::Sizes;
@@ -47,6 +48,8 @@ pub(crate) struct Emitter {
     reply: bool,
     client: Side,
     peer: Side,
+    /// Who writes plain heads, which nearly all are.
+    lean: Option<Lean>,
     head: [u8; HEAD_MAX],
     head_len: usize,
     frame_len: usize,
@@ -112,9 +115,14 @@ impl Emitter {
         let l4_len = (whole.len() - l4) as u32;
         let pseudo_sum = sum(&head[addresses]) + u32::from(transport.number()) + l4_len;
         let is_partial = traffic.checksum == ChecksumFill::Partial && !(reply && case.is_remote());
+        let is_lean = traffic.family == Family::V4 && !is_partial && traffic.flaw == Flaw::None;
+        let lean = is_lean
+            .then(|| Lean::new(case, transport, reply, &head[..head_len], whole.len() - l4))
+            .flatten();
         Self {
             case,
             reply,
+            lean,
             client: Side::of(|turn| case.source(turn.flow, turn.client)),
             peer: Side::of(|turn| {
                 if reply {
@@ -152,6 +160,19 @@ impl Emitter {
     /// Writes the head of `turn`'s frame; what follows in `bytes` is zeros already.
     #[inline]
     pub(crate) fn write(&self, turn: Turn, bytes: &mut [u8]) {
+        match &self.lean {
+            Some(lean) if lean.write(turn, bytes) => {
+                if self.reply {
+                    self.write_reply_links(turn, bytes);
+                }
+            }
+            _ => self.write_any(turn, bytes),
+        }
+    }
+
+    /// The same for packets of every kind.
+    #[inline(never)]
+    fn write_any(&self, turn: Turn, bytes: &mut [u8]) {
         self.copy_head(bytes);
         let bytes = &mut bytes[..self.head_len];
         let (client, peer) = if self.case == Case::NewFlows {

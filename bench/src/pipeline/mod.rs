@@ -5,6 +5,7 @@ pub(crate) mod case;
 pub(crate) mod cluster;
 mod emitter;
 pub(crate) mod expect;
+mod lean;
 pub(crate) mod packet;
 mod port;
 mod rig;

@@ -52,9 +52,8 @@ impl Pool {
     /// Takes frames back, but for those that the pipeline made.
     #[inline]
     fn give(&mut self, memory: &mut Memory, frames: &mut Vec<Frame>) {
-        if let [only] = &mut self.kinds[..]
-            && frames.iter().all(|frame| only.has(frame))
-        {
+        if let [only] = &mut self.kinds[..] {
+            // What is none of its own is found when its turn comes.
             only.back.append(frames);
             return;
         }
@@ -89,14 +88,23 @@ impl Kind {
             let frame = self.allocate(memory).expect("a frame for each packet");
             self.free.push(frame);
         }
-        into.extend(self.free.drain(self.free.len() - count..));
+        // By one copy of all; one by one they would be looked at, too.
+        into.append(&mut self.free.split_off(self.free.len() - count));
+    }
+
+    /// Puts a frame of this length in the place of one that the pipeline made.
+    #[cold]
+    #[inline(never)]
+    fn replace(&self, memory: &mut Memory, frame: &mut Frame) {
+        let own = self.allocate(memory).expect("a frame for each packet");
+        memory.release(std::mem::replace(frame, own));
     }
 }
 
 /// Makes `frame` one of `len` bytes that ends where it ended.
 #[inline]
 fn resize(frame: &mut Frame, len: usize) {
-    let has = frame.len();
+    let has = frame.head_len();
     let fits = if len > has {
         frame.push_front(len - has)
     } else {
@@ -124,6 +132,25 @@ impl Play {
             order,
             next: 0,
             left: 0,
+        }
+    }
+
+    /// Makes `frames`, of the one length that there is, those of the next turns.
+    #[inline]
+    fn write_all(&mut self, kind: &Kind, memory: &mut Memory, mut frames: &mut [Frame]) {
+        let (_, emitter) = self.emitters.of(Turn::FIRST);
+        while !frames.is_empty() {
+            let turns = &self.order[self.next..];
+            let (now, later) = frames.split_at_mut(turns.len().min(frames.len()));
+            for (frame, turn) in now.iter_mut().zip(turns) {
+                if !kind.has(frame) {
+                    kind.replace(memory, frame);
+                }
+                resize(frame, emitter.frame_len());
+                emitter.write(*turn, memory.bytes_mut(frame));
+            }
+            self.next = (self.next + now.len()) % self.order.len();
+            frames = later;
         }
     }
 }
@@ -196,16 +223,16 @@ impl PacketIo for WirePort {
         };
         let count = (room.min(self.burst) as u64).min(play.left) as usize;
         let (from, mut pool) = (into.len(), self.pool.borrow_mut());
-        let is_mixed = pool.kinds.len() > 1;
-        if !is_mixed {
-            pool.kinds[0].take(memory, count, into);
+        play.left -= count as u64;
+        if let [only] = &mut pool.kinds[..] {
+            only.take(memory, count, into);
+            play.write_all(only, memory, &mut into[from..]);
+            return count;
         }
         for at in from..from + count {
             let turn = play.order[play.next];
             let (kind, emitter) = play.emitters.of(turn);
-            if is_mixed {
-                pool.kinds[kind].take(memory, 1, into);
-            }
+            pool.kinds[kind].take(memory, 1, into);
             let frame = &mut into[at];
             resize(frame, emitter.frame_len());
             emitter.write(turn, memory.bytes_mut(frame));
@@ -214,7 +241,6 @@ impl PacketIo for WirePort {
                 play.next = 0;
             }
         }
-        play.left -= count as u64;
         count
     }
 
