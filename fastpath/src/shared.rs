@@ -8,9 +8,9 @@ use crossbeam::queue::ArrayQueue;
 use flowtable::{Config, CreateError, Memory, Quiescence, SnapshotCell, TableV4, TableV6};
 
 use crate::fragment::board::Board;
-use crate::generations::Generations;
+use crate::generations::{Generations, WORDS};
 use crate::io::Waker;
-use crate::snapshot::{Bumps, SHARDS, Snapshot};
+use crate::snapshot::{Bumps, Snapshot};
 use crate::unanswered::Unanswered;
 
 /// The tables and the cell that the workers of one process share, and their heartbeats.
@@ -51,14 +51,14 @@ impl Shared {
         let table = |capacity| Config {
             capacity,
             seed: config.seed,
-            user_words: SHARDS,
+            user_words: WORDS,
         };
         let v4 = TableV4::create(table(config.connections_v4), Memory::Anonymous, &quiescence)?;
         let v6 = TableV6::create(table(config.connections_v6), Memory::Anonymous, &quiescence)?;
         Ok(Self::over(v4, v6, quiescence, first))
     }
 
-    /// Over tables made (or adopted) elsewhere; both belong to `quiescence`, and `v4` has a user word for each shard. After
+    /// Over tables made (or adopted) elsewhere; both belong to `quiescence`, and `v4` has the user words of generations. After
     /// an adoption call [`Generations::bump_all`].
     pub fn over(
         v4: Arc<TableV4>,
@@ -66,7 +66,7 @@ impl Shared {
         quiescence: Arc<Quiescence>,
         first: Arc<Snapshot>,
     ) -> Arc<Self> {
-        assert!(v4.user_area().len() >= SHARDS, "a user word for each shard");
+        assert!(v4.user_area().len() >= WORDS, "user words for the generations");
         let unanswered = Unanswered::new(first.limits().ports as usize);
         // A single worker sees every fragment itself.
         let first_fragments = (quiescence.workers_max() > 1).then(|| {

@@ -61,6 +61,8 @@ pub struct Worker<P: PacketIo, O: Observer> {
     gates: Gates,
     ways: Ways,
     prepared: u64,
+    /// What of it gates and ways are made of.
+    prepared_links: usize,
     deadlines: Deadlines,
     /// Every packet takes the general way.
     general_only: bool,
@@ -135,6 +137,7 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
             gates: Gates::default(),
             ways: Ways::default(),
             prepared: 0,
+            prepared_links: 0,
             deadlines: Deadlines::new(&timeouts),
             general_only: false,
             first: None,
@@ -269,8 +272,12 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
     #[cold]
     fn outdate_prepared(&mut self) {
         self.prepared = self.snapshot.version();
-        self.gates.outdate();
-        self.ways.outdate();
+        let links = self.snapshot.snapshot().links();
+        if self.prepared_links != links {
+            self.prepared_links = links;
+            self.gates.outdate();
+            self.ways.outdate();
+        }
         self.deadlines = Deadlines::new(self.snapshot.snapshot().timeouts());
     }
 

@@ -101,6 +101,16 @@ impl Work {
             .then_with(|| a.cmp(&b))
     }
 
+    /// Something besides its route changed for flows to or from `address`: the endpoint's, where it is one of this node.
+    pub(super) fn bump_address(&mut self, address: IpAddr) {
+        self.bumps.add(Shard::address(address));
+        if let Some(claims) = self.snapshot.claims.lookup(address)
+            && let local @ Claim::LocalPod(_) = claims.winner
+        {
+            self.bumps.add(local.shard());
+        }
+    }
+
     /// Bumps what the underlay alone decided inside `prefix`: the route that covers it and those inside.
     fn bump_underlay(&mut self, prefix: IpNet) {
         let Hops { routes, .. } = &*self.snapshot.hops;

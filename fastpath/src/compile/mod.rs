@@ -119,6 +119,7 @@ pub fn apply(previous: &Snapshot, delta: &ValidDelta) -> Result<Compiled, Compil
 pub fn apply_underlay(previous: &Snapshot, underlay: &Underlay) -> Result<Compiled, CompileError> {
     let mut work = Work::on(previous.clone());
     work.snapshot.underlay = Arc::new(underlay.clone());
+    work.snapshot.links = Arc::default();
     work.rebuild_underlay()?;
     work.settle();
     Ok(work.done())
@@ -158,6 +159,9 @@ impl Work {
     fn apply(&mut self, version: u64, plan: Plan) -> Result<(), CompileError> {
         let mut underlay_changed = self.snapshot.version == 0 && self.snapshot.ports.is_empty();
         self.snapshot.version = version;
+        if underlay_changed || plan.touches_links() {
+            self.snapshot.links = Arc::default();
+        }
         if let Some(limits) = plan.limits {
             self.snapshot.limits = limits;
         }
@@ -285,6 +289,7 @@ pub fn empty() -> Snapshot {
             snat_ports: (0, 0),
         }),
         timeouts: contract::valid::Timeouts::default(),
+        links: Arc::default(),
         limits: contract::valid::Limits::default(),
         ports: Slots::default(),
         port_names: Trie::default(),

@@ -44,8 +44,7 @@ impl Work {
         let this = this_node(&node);
         if *self.snapshot.this != this {
             // Masquerade, tunnels and what is ours depend on these: rare, so everything is decided again.
-            self.bumps.add_routes();
-            self.bumps.add_services();
+            self.bumps.add_all();
         }
         self.snapshot.this = Arc::new(this);
         self.snapshot.node = Arc::new(node);
@@ -63,7 +62,7 @@ impl Work {
             .insert(pool.prefix, PoolRecord { source: pool, flags });
         if before.is_none_or(|before| before.flags != flags) {
             // Every destination inside may be another now, whatever routes lead there.
-            self.bumps.add_routes();
+            self.bumps.add_all();
         }
     }
 
@@ -71,7 +70,7 @@ impl Work {
         if self.snapshot.pools.remove(prefix).is_none() {
             return Err(missing("Pool", &prefix.to_string()));
         }
-        self.bumps.add_routes();
+        self.bumps.add_all();
         Ok(())
     }
 }

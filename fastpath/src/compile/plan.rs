@@ -134,6 +134,35 @@ impl Plan {
         plan
     }
 
+    /// It is about more than Services, sets and policies.
+    pub(super) fn touches_links(&self) -> bool {
+        let Self {
+            node,
+            remote_nodes,
+            remote_nodes_removed,
+            blocks,
+            blocks_removed,
+            pools,
+            pools_removed,
+            ports,
+            ports_removed,
+            limits: _,
+            timeouts: _,
+            service_ranges: _,
+            sets: _,
+            sets_removed: _,
+            policies: _,
+            policies_removed: _,
+            services: _,
+            services_removed: _,
+        } = self;
+        node.is_some()
+            || !(remote_nodes.is_empty() && remote_nodes_removed.is_empty())
+            || !(blocks.is_empty() && blocks_removed.is_empty())
+            || !(pools.is_empty() && pools_removed.is_empty())
+            || !(ports.is_empty() && ports_removed.is_empty())
+    }
+
     /// The plan that makes `state` of `previous`. Upserts of what is there already, unchanged, do nothing when applied.
     pub(super) fn replacing(previous: &Snapshot, state: &ValidState) -> Self {
         let mut plan = Self {

@@ -63,7 +63,7 @@ impl Work {
             .unwrap_or_default();
         self.refer(id, &before_sets, &record.sets.clone());
         for (port, ()) in &record.ports {
-            self.bumps.add(Shard::policy(PortId(*port as u16)));
+            self.bumps.add(Shard::endpoint(PortId(*port as u16)));
         }
         if known.is_some() {
             *self

@@ -81,10 +81,10 @@ impl Work {
         self.attach(id, old.as_ref(), &port);
         if let Some(old) = &old {
             if old.mtu != port.mtu {
-                self.bumps.add(Shard::local(id));
+                self.bumps.add(Shard::endpoint(id));
             }
             if (&old.ingress, &old.egress) != (&port.ingress, &port.egress) {
-                self.bumps.add(port.policy_shard);
+                self.bumps.add(port.shard);
             }
             *self
                 .snapshot
@@ -92,8 +92,7 @@ impl Work {
                 .get_mut(u32::from(id.0))
                 .expect("an index that a name has is taken") = port;
         } else {
-            self.bumps.add(port.policy_shard);
-            self.bumps.add(Shard::local(id));
+            self.bumps.add(port.shard);
             self.snapshot.ports.insert_at(u32::from(id.0), port);
             if u32::from(id.0) < self.used.0 {
                 self.reused.ports.push(id);
@@ -154,8 +153,7 @@ impl Work {
             }
         }
         if let Some(port) = self.snapshot.ports.remove(u32::from(id.0)) {
-            self.bumps.add(port.policy_shard);
-            self.bumps.add(Shard::local(id));
+            self.bumps.add(port.shard);
             self.detach(&port);
             // Those of other ports are kept with the underlay.
             if source.kind == PortKind::Pod
@@ -255,7 +253,7 @@ impl Work {
             addresses,
             ingress: Attachment::default(),
             egress: Attachment::default(),
-            policy_shard: Shard::policy(id),
+            shard: Shard::endpoint(id),
             adjacency: None,
         }
     }
@@ -279,7 +277,7 @@ impl Work {
                 continue;
             }
             if port.mtu != old.mtu {
-                self.bumps.add(Shard::local(id));
+                self.bumps.add(Shard::endpoint(id));
             }
             if port.kind == PortKind::Pod
                 && let Some(adjacency) = port.adjacency

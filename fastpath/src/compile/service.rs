@@ -1,14 +1,17 @@
 //! Service ports: VIPs, backends that new flows may choose and those that established ones may keep.
 
+use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use contract::valid::{self, AddressPort, BackendState, Subject};
 use ipnet::IpNet;
+use wire::IpProtocol;
 
 use super::node::missing;
 use super::{CompileError, Work, within};
 use crate::snapshot::table::{ServiceRecord, VipOwners};
-use crate::snapshot::{Backend, Service, ServiceId, Shard};
+use crate::snapshot::{Backend, Service, ServiceId};
 use crate::table::lpm::Prefixes;
 
 impl Work {
@@ -31,7 +34,9 @@ impl Work {
             service: Arc::new(compiled(id, &source)),
             source: source.clone(),
         };
-        self.bumps.add(Shard::service(id));
+        if let Some(before) = &before {
+            self.bump_gone(before, &source);
+        }
         if known.is_some() {
             *self
                 .snapshot
@@ -66,7 +71,9 @@ impl Work {
         for vip in vips(&source) {
             self.leave_vip(vip, id);
         }
-        self.bumps.add(Shard::service(id));
+        for backend in &source.backends {
+            self.bump_backend(&source, backend);
+        }
         self.snapshot.services.remove(id.0);
         self.snapshot.totals.backends -= source.backends.len();
         self.snapshot.service_names.remove(&source.id);
@@ -84,7 +91,8 @@ impl Work {
                 .all(|range| self.snapshot.service_ranges.exact(*range).is_some());
         if !same {
             self.snapshot.service_ranges = after;
-            self.bumps.add_services();
+            // What was no VIP may be one that nobody has, or the other way round.
+            self.bumps.add_all();
         }
     }
 
@@ -154,12 +162,37 @@ impl Work {
             }
         }
         if before != owners.first().copied() {
-            self.bumps.add(Shard::vip(vip.address));
-            if let Some(before) = before {
-                self.bumps.add(Shard::service(before));
+            self.bump_address(vip.address);
+            let record = before.and_then(|before| self.snapshot.services.get(before.0));
+            if let Some(former) = record.map(|record| record.source.clone()) {
+                for backend in &former.backends {
+                    self.bump_backend(&former, backend);
+                }
             }
         }
     }
+
+    /// Bumps the flows of backends that `after` does not list any more.
+    fn bump_gone(&mut self, before: &valid::Service, after: &valid::Service) {
+        let kept: HashSet<_> = after.backends.iter().map(end).collect();
+        for backend in &before.backends {
+            if !kept.contains(&end(backend)) {
+                self.bump_backend(before, backend);
+            }
+        }
+    }
+
+    /// Bumps the flows that `service` sent to `backend`. They are known by the backend's address, so that one that goes touches
+    /// its own flows alone. A connection stays where it is whatever becomes of the Service: only datagrams move.
+    fn bump_backend(&mut self, service: &valid::Service, backend: &valid::Backend) {
+        if service.protocol == IpProtocol::UDP.0 {
+            self.bump_address(backend.address);
+        }
+    }
+}
+
+fn end(backend: &valid::Backend) -> (IpAddr, u16) {
+    (backend.address, backend.port)
 }
 
 impl VipOwners {
@@ -210,6 +243,5 @@ fn compiled(id: ServiceId, source: &valid::Service) -> Service {
         eligible_v6: eligible(false),
         listed: source.backends.iter().map(backend).collect(),
         affinity_s: source.affinity_s,
-        shard: Shard::service(id),
     }
 }

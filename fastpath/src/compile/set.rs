@@ -1,4 +1,6 @@
-//! IP sets. A changed member costs that member, and bumps the endpoints whose policies name the set.
+//! IP sets. A changed member costs that member, and bumps the flows of its address if some policy names the set.
+
+use std::net::IpAddr;
 
 use contract::valid::{IpSet, IpSetDelta, Member, Members, Subject};
 
@@ -48,21 +50,20 @@ impl Work {
                 gone.push(member);
             }
         });
-        let mut changed = !gone.is_empty();
+        let mut come = Vec::new();
         for member in &gone {
             record.set.remove(member);
         }
         source.members.each(|member| {
             // Looked up first: a set that did not change is not copied.
             if !record.set.has(&member) {
-                changed |= record.set.insert(member);
+                record.set.insert(member);
+                come.push(member);
             }
         });
         let has = record.set.len();
         self.count_members(&subject, had, has)?;
-        if changed {
-            self.bump_users(id);
-        }
+        self.bump_members(id, &gone, &come);
         Ok(())
     }
 
@@ -88,9 +89,7 @@ impl Work {
         }
         let has = record.set.len();
         self.count_members(&subject, had, has)?;
-        if !delta.removed.is_empty() || !delta.added.is_empty() {
-            self.bump_users(id);
-        }
+        self.bump_members(id, &delta.removed, &delta.added);
         Ok(())
     }
 
@@ -140,6 +139,24 @@ impl Work {
         Ok(())
     }
 
+    /// Bumps the flows of the addresses that came or went; those of all endpoints that a policy naming this set is attached to
+    /// where these are prefixes, or very many.
+    fn bump_members(&mut self, id: SetId, gone: &[Member], come: &[Member]) {
+        let is_used = |record: &SetRecord| !record.policies.is_empty();
+        if !self.snapshot.sets.get(id.0).is_some_and(is_used) {
+            return;
+        }
+        let addresses = gone.iter().chain(come).map(address_of);
+        match addresses.collect::<Option<Vec<IpAddr>>>() {
+            Some(addresses) if addresses.len() <= SINGLY_MAX => {
+                for address in addresses {
+                    self.bump_address(address);
+                }
+            }
+            _ => self.bump_users(id),
+        }
+    }
+
     /// Bumps every endpoint that a policy naming this set is attached to.
     fn bump_users(&mut self, id: SetId) {
         let Some(record) = self.snapshot.sets.get(id.0) else {
@@ -148,10 +165,19 @@ impl Work {
         for (policy, ()) in &record.policies {
             if let Some(policy) = self.snapshot.policies.get(*policy) {
                 for (port, ()) in &policy.ports {
-                    self.bumps.add(Shard::policy(crate::port::PortId(*port as u16)));
+                    self.bumps.add(Shard::endpoint(crate::port::PortId(*port as u16)));
                 }
             }
         }
+    }
+}
+
+/// `None`: more than one.
+fn address_of(member: &Member) -> Option<IpAddr> {
+    match member {
+        Member::Prefix(prefix) if prefix.prefix_len() == prefix.max_prefix_len() => Some(prefix.addr()),
+        Member::Prefix(_) => None,
+        Member::AddressPort(member) => Some(member.address),
     }
 }
 
@@ -178,3 +204,6 @@ impl Each for Members {
         }
     }
 }
+
+/// Members whose flows are bumped one by one; their shards are looked at one by one too, between two batches of the workers.
+const SINGLY_MAX: usize = 4096;

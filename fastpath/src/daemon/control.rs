@@ -36,6 +36,8 @@ pub(super) struct ControlSocket {
 struct Client {
     stream: UnixStream,
     decoder: Decoder,
+    /// What is read goes through here.
+    buffer: Box<[u8]>,
     welcomed: bool,
 }
 
@@ -114,6 +116,7 @@ impl ControlSocket {
         self.client = Some(Client {
             stream,
             decoder: Decoder::default(),
+            buffer: vec![0; READ_BYTES].into(),
             welcomed: false,
         });
         Ok(())
@@ -123,15 +126,14 @@ impl ControlSocket {
 impl Client {
     /// `false`: the other side closed.
     fn receive(&mut self, applied: u64, messages: &mut Vec<Message>) -> io::Result<bool> {
-        let mut bytes = vec![0; READ_BYTES];
         let mut open = true;
         loop {
-            match self.stream.read(&mut bytes) {
+            match self.stream.read(&mut self.buffer) {
                 Ok(0) => {
                     open = false;
                     break;
                 }
-                Ok(count) => self.decoder.extend(&bytes[..count]),
+                Ok(count) => self.decoder.extend(&self.buffer[..count]),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),

@@ -97,8 +97,7 @@ impl Desired {
             }
         };
         match outcome {
-            Ok((compiled, facts)) => {
-                self.facts = facts;
+            Ok(compiled) => {
                 self.last_refusal = None;
                 if numbers_things {
                     self.numbers.keep(Numbers::of(&compiled.snapshot));
@@ -158,7 +157,7 @@ impl Desired {
         due
     }
 
-    fn take_state(&self, state: contract::proto::State) -> Result<(Compiled, Facts), CompileError> {
+    fn take_state(&mut self, state: contract::proto::State) -> Result<Compiled, CompileError> {
         let state = ValidState::try_from(state)?;
         if !self.node_name.is_empty() && *state.node.name != *self.node_name {
             let subject = contract::valid::Subject::new("Node", "", &state.node.name);
@@ -166,21 +165,20 @@ impl Desired {
                 .invalid("name", format!("this node, {}", self.node_name), &state.node.name)
                 .into());
         }
-        let facts = Facts::of(&state);
         let compiled = if self.current.version() == 0 {
             compile::compile_numbered(&state, &self.underlay, self.numbers.kept())?
         } else {
             compile::replace(&self.current, &state)?
         };
-        Ok((compiled, facts))
+        self.facts = Facts::of(&state);
+        Ok(compiled)
     }
 
-    fn take_delta(&self, delta: contract::proto::Delta) -> Result<(Compiled, Facts), CompileError> {
+    fn take_delta(&mut self, delta: contract::proto::Delta) -> Result<Compiled, CompileError> {
         let delta = ValidDelta::try_from(delta)?;
         let compiled = compile::apply(&self.current, &delta)?;
-        let mut facts = self.facts.clone();
-        facts.apply(&delta);
-        Ok((compiled, facts))
+        self.facts.apply(&delta);
+        Ok(compiled)
     }
 
     fn publish(&mut self, compiled: Compiled, acknowledge: Option<Acknowledge>, workers: &[WorkerThread]) {

@@ -22,6 +22,9 @@ pub(super) struct Facts {
     blocks: BTreeMap<IpNet, Block>,
     services: BTreeMap<Arc<str>, Vec<IpAddr>>,
     service_ranges: Vec<IpNet>,
+    /// Something in here is not as it was when the kernel was told last. Most changes of a cluster (backends, members of sets)
+    /// touch nothing of it, and then nothing that grows with the cluster is looked at.
+    changed: bool,
 }
 
 /// What XDP on the uplinks must know.
@@ -44,6 +47,7 @@ impl Facts {
     pub(super) fn of(state: &ValidState) -> Self {
         let mut facts = Self {
             node: Some(state.node.clone()),
+            changed: true,
             ..Self::default()
         };
         state.ports.iter().for_each(|port| facts.port(port));
@@ -61,16 +65,10 @@ impl Facts {
     pub(super) fn apply(&mut self, delta: &ValidDelta) {
         for change in &delta.changes {
             match change {
-                Change::Node(node) => self.node = Some(node.clone()),
-                Change::Port(port) => self.port(port),
-                Change::PortRemoved(name) => drop(self.pods.remove(name)),
-                Change::RemoteNode(node) => self.remote_node(node),
-                Change::RemoteNodeRemoved(name) => drop(self.remote_nodes.remove(name)),
-                Change::Block(block) => drop(self.blocks.insert(block.prefix, block.clone())),
-                Change::BlockRemoved(prefix) => drop(self.blocks.remove(prefix)),
-                Change::Service(service) => self.service(service),
-                Change::ServiceRemoved(id) => drop(self.services.remove(id)),
-                Change::ServiceRanges(ranges) => self.service_ranges.clone_from(ranges),
+                Change::Service(service) => {
+                    self.service(service);
+                    continue;
+                }
                 Change::Pool(_)
                 | Change::PoolRemoved(_)
                 | Change::IpSet(_)
@@ -79,9 +77,29 @@ impl Facts {
                 | Change::Policy(_)
                 | Change::PolicyRemoved(_)
                 | Change::Timeouts(_)
-                | Change::Limits(_) => {}
+                | Change::Limits(_) => continue,
+                Change::Node(node) => self.node = Some(node.clone()),
+                Change::Port(port) => self.port(port),
+                Change::PortRemoved(name) => drop(self.pods.remove(name)),
+                Change::RemoteNode(node) => self.remote_node(node),
+                Change::RemoteNodeRemoved(name) => drop(self.remote_nodes.remove(name)),
+                Change::Block(block) => drop(self.blocks.insert(block.prefix, block.clone())),
+                Change::BlockRemoved(prefix) => drop(self.blocks.remove(prefix)),
+                Change::ServiceRemoved(id) => drop(self.services.remove(id)),
+                Change::ServiceRanges(ranges) => self.service_ranges.clone_from(ranges),
             }
+            self.changed = true;
         }
+    }
+
+    /// The kernel did not take all of it: it is to be told again after the next change of any kind.
+    pub(super) fn touch(&mut self) {
+        self.changed = true;
+    }
+
+    /// Has something changed since the last call?
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     /// This node, once a state said it.
@@ -181,8 +199,11 @@ impl Facts {
     }
 
     fn service(&mut self, service: &Service) {
-        self.services
-            .insert(Arc::clone(&service.id), service.cluster_ips.clone());
+        if self.services.get(&service.id) != Some(&service.cluster_ips) {
+            self.services
+                .insert(Arc::clone(&service.id), service.cluster_ips.clone());
+            self.changed = true;
+        }
     }
 
     /// Service ranges, and VIPs that lie outside every range.

@@ -101,8 +101,8 @@ const IDLE: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_secs(1);
 /// Its sleep while a snapshot is on its way to the workers.
 const SETTLING: Duration = Duration::from_millis(1);
-/// Looks at the workers before the config thread does something else meanwhile.
-const SETTLE_TRIES: u32 = 100;
+/// How long the config thread looks at the workers before it does something else meanwhile: longer than their batches.
+const SETTLE_MAX: Duration = Duration::from_micros(200);
 /// The longest IP packet, RFC 791 section 3.1; no veth takes more either.
 const MTU_MAX: u32 = 65_535;
 /// MTU of the host port when no uplink says another.
@@ -280,11 +280,12 @@ impl Daemon {
 
     /// Gives the workers a moment to take what was published, and acknowledges what all of them use.
     fn settle(&mut self) {
-        for _ in 0..SETTLE_TRIES {
+        let begun = Instant::now();
+        loop {
             for answer in self.desired.settle() {
                 self.control.send(answer);
             }
-            if !self.desired.is_settling() {
+            if !self.desired.is_settling() || begun.elapsed() >= SETTLE_MAX {
                 return;
             }
             std::thread::yield_now();
@@ -312,6 +313,9 @@ impl Daemon {
     fn follow_desired(&mut self) {
         // Opening a port takes longer than workers need to take the snapshot: acknowledge first.
         self.settle();
+        if !self.desired.facts.take_changed() {
+            return;
+        }
         self.reserve_ports();
         self.reconcile_host();
         self.reconcile_ports();
@@ -327,7 +331,9 @@ impl Daemon {
                 message: change.message,
             }));
         }
-        self.steered.reconcile(&self.desired.facts, self.ports.steers());
+        if !self.steered.reconcile(&self.desired.facts, self.ports.steers()) {
+            self.desired.facts.touch();
+        }
     }
 
     /// Ports that could not be opened: what stood in the way may go without a notice of the kernel's, as somebody else's
@@ -357,8 +363,12 @@ impl Daemon {
             return;
         };
         let facts = &self.desired.facts;
-        for refused in host_port.reconcile(&facts.tunnel_addresses(), &facts.host_routes()) {
-            tracing::warn!(error = %refused, "the host port");
+        let refused = host_port.reconcile(&facts.tunnel_addresses(), &facts.host_routes());
+        for error in &refused {
+            tracing::warn!(%error, "the host port");
+        }
+        if !refused.is_empty() {
+            self.desired.facts.touch();
         }
     }
 

@@ -32,9 +32,9 @@ impl Steered {
         }
     }
 
-    /// Tells every uplink's program what differs from what it was told.
-    pub(super) fn reconcile<'a>(&mut self, facts: &Facts, steers: impl Iterator<Item = &'a Steer>) {
-        let Some(node) = facts.node() else { return };
+    /// Tells every uplink's program what differs from what it was told. False: one could not be told.
+    pub(super) fn reconcile<'a>(&mut self, facts: &Facts, steers: impl Iterator<Item = &'a Steer>) -> bool {
+        let Some(node) = facts.node() else { return true };
         let steering = facts.steering();
         let config = SteerConfig {
             vxlan_port: node.vxlan_port,
@@ -43,7 +43,7 @@ impl Steered {
             workers: self.workers,
             ..SteerConfig::default()
         };
-        let mut told = BTreeMap::new();
+        let (mut told, mut all) = (BTreeMap::new(), true);
         for steer in steers {
             let before = self
                 .told
@@ -52,10 +52,14 @@ impl Steered {
             match tell(steer, &before, &steering, &config) {
                 Ok(after) => drop(told.insert(steer.interface().to_owned(), after)),
                 // Told whole next time.
-                Err(error) => tracing::error!(interface = steer.interface(), %error, "the steering program"),
+                Err(error) => {
+                    tracing::error!(interface = steer.interface(), %error, "the steering program");
+                    all = false;
+                }
             }
         }
         self.told = told;
+        all
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use flowtable::{Config as TableConfig, CreateError, Memory, Quiescence, Table, TableV4, TableV6};
 
 use super::config::FlowTableConfig;
-use crate::snapshot::SHARDS;
+use crate::generations::WORDS;
 
 /// Both tables, and the lock that keeps a second process away.
 pub(super) struct Tables {
@@ -57,7 +57,7 @@ impl Tables {
         fs::create_dir_all(folder).map_err(|e| file_error(folder, e))?;
         let lock = lock(&folder.join("lock"))?;
         let quiescence = Quiescence::new(seats);
-        let (v4, adopted_v4) = open(&folder.join("v4"), config.connections_v4, SHARDS, &quiescence)?;
+        let (v4, adopted_v4) = open(&folder.join("v4"), config.connections_v4, WORDS, &quiescence)?;
         let (v6, adopted_v6) = open(&folder.join("v6"), config.connections_v6, 0, &quiescence)?;
         Ok(Self {
             v4,

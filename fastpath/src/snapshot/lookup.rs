@@ -19,6 +19,12 @@ impl Snapshot {
         self.version
     }
 
+    /// Equal to that of a snapshot which is in use: ports, adjacencies, nodes and what this node is are the same in both. So
+    /// what a worker made of them it need not make again for each change of a Service or a policy.
+    pub(crate) fn links(&self) -> usize {
+        Arc::as_ptr(&self.links).addr()
+    }
+
     /// This node.
     pub fn this_node(&self) -> &ThisNode {
         &self.this
@@ -286,11 +292,6 @@ impl Snapshot {
         } else {
             VipLookup::NotService
         }
-    }
-
-    /// The shard to stamp a flow to `address` with when [`Snapshot::vip`] found no Service there.
-    pub fn vip_shard(&self, address: IpAddr) -> Shard {
-        Shard::vip(address)
     }
 
     /// A Service port.

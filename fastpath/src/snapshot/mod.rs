@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use contract::valid::PortKind;
-pub use shard::{Bumps, SHARDS, Shard};
+pub use shard::{ADDRESS_SHARDS, Bumps, PLACE_SHARDS, Shard};
 pub use table::Snapshot;
 use wire::addr::{Mac, Vni};
 
@@ -43,8 +43,8 @@ pub struct Port {
     pub ingress: Attachment,
     /// Policy judged from the endpoint.
     pub egress: Attachment,
-    /// Shard of the generations that a change of this endpoint's policy bumps.
-    pub policy_shard: Shard,
+    /// Shard of the generations that a change of this endpoint bumps.
+    pub shard: Shard,
     /// How to send to what is behind it: set for pods and for the host port.
     pub adjacency: Option<AdjacencyId>,
 }
@@ -177,8 +177,6 @@ pub struct Service {
     pub listed: Arc<[Backend]>,
     /// `ClientIP` affinity in seconds, 0: none.
     pub affinity_s: u32,
-    /// Shard of the generations that a change of this Service bumps.
-    pub shard: Shard,
 }
 
 /// A backend of a Service.

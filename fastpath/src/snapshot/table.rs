@@ -28,6 +28,8 @@ pub struct Snapshot {
     pub(crate) node: Arc<valid::Node>,
     pub(crate) this: Arc<ThisNode>,
     pub(crate) timeouts: Timeouts,
+    /// Another one wherever a port, an adjacency, a node or what this node is may have changed.
+    pub(crate) links: Arc<()>,
     pub(crate) limits: Limits,
     pub(crate) ports: Slots<Port>,
     pub(crate) port_names: Trie<Arc<str>, PortRecord>,
@@ -81,7 +83,7 @@ pub(crate) enum Claim {
 impl Claim {
     pub(crate) fn shard(self) -> Shard {
         match self {
-            Self::LocalPod(port) => Shard::local(port),
+            Self::LocalPod(port) => Shard::endpoint(port),
             Self::ThisNode | Self::OwnBlock => Shard::NOWHERE,
             Self::PeerNode(peer) | Self::PeerTunnel(peer, _) | Self::PeerBlock(peer, _) => Shard::peer(peer),
         }

@@ -48,7 +48,7 @@ pub(crate) struct Plan {
     /// The rule that allowed it.
     pub rule: Option<RuleId>,
     /// What it depends on.
-    pub shards: [Shard; 4],
+    pub shards: [Shard; 3],
 }
 
 /// A source to put in front.
@@ -75,7 +75,7 @@ pub(crate) struct Refusal {
     pub answer: Answer,
     pub rule: Option<RuleId>,
     pub service: Option<ServiceId>,
-    pub shards: [Shard; 4],
+    pub shards: [Shard; 3],
 }
 
 impl Refusal {
@@ -85,7 +85,7 @@ impl Refusal {
             answer,
             rule: None,
             service: None,
-            shards: [NO_SHARD; 4],
+            shards: [NO_SHARD; 3],
         }
     }
 }
@@ -114,15 +114,13 @@ pub(crate) fn decide(
         Some(port) if port.kind == PortKind::Pod => Source::Pod(port),
         _ => Source::Other(snapshot.route(tuple.src)),
     };
-    let mut shards = [
-        match &source {
-            Source::Pod(port) => port.policy_shard,
-            Source::Other(route) => route.shard,
-        },
-        route.shard,
-        service.map_or_else(|| snapshot.vip_shard(tuple.dst), |service| service.shard),
-        route.shard,
-    ];
+    let is_to_pod = matches!(route.target, RouteTarget::LocalPod(_));
+    // Two ends, and the address of the one that is not here: whatever changes about one that is, is the endpoint's.
+    let shards = match &source {
+        Source::Pod(port) => [port.shard, route.shard, Shard::address(dst)],
+        Source::Other(from) if is_to_pod => [from.shard, route.shard, Shard::address(tuple.src)],
+        Source::Other(from) => [from.shard, route.shard, Shard::address(dst)],
+    };
     let refuse = |reason, answer, rule, shards| Refusal {
         reason,
         answer,
@@ -146,9 +144,6 @@ pub(crate) fn decide(
         RouteTarget::LocalPod(port) => snapshot.port(port),
         _ => None,
     };
-    if let Some(port) = destination {
-        shards[1] = port.policy_shard;
-    }
     let rule = judge(&tuple, &to, port, destination, snapshot)
         .map_err(|rule| refuse(DropReason::PolicyDenied, Answer::None, rule, shards))?;
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use super::machine::{self, Interrupt};
 use super::row::{Outcome, markdown};
-use super::{Options, Part, forwarders, live, pipeline, plot, policy, program, table};
+use super::{Options, Part, forwarders, live, pipeline, plot, policy, program, table, updates};
 
 /// How much is measured.
 #[derive(Debug)]
@@ -83,6 +83,10 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     if is_asked(Part::Policy) {
         let title = "Policy alone: TSC cycles per verdict, one thread, lower is better";
         outcomes.push((title, policy::run(&plan, &program)?));
+    }
+    if is_asked(Part::Updates) {
+        let title = "The pipeline while the cluster changes, 64-byte frames, one worker: lower is better";
+        outcomes.push((title, updates::run(&plan, &program)?));
     }
     if is_asked(Part::Live) {
         let title = "Processes over veth: higher is better; ratios are of pairs, with quartiles";

@@ -11,6 +11,7 @@ mod plot;
 mod policy;
 mod row;
 mod table;
+mod updates;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -61,6 +62,8 @@ enum Part {
     Forwarders,
     /// Policy alone, with many rules
     Policy,
+    /// The pipeline while endpoints and labels change
+    Updates,
     /// Processes over veth beside testpmd and the kernel; needs root
     Live,
 }

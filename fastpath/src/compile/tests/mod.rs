@@ -15,7 +15,7 @@ use contract::valid::{ValidDelta, ValidState};
 use fixture::{address, cluster, net, underlay};
 
 use super::{Compiled, Reused, apply, apply_underlay, compile};
-use crate::snapshot::{AdjacencyEncap, Direction, PolicyQuery, RouteTarget, Snapshot, VipLookup};
+use crate::snapshot::{AdjacencyEncap, Direction, PolicyQuery, RouteTarget, Shard, Snapshot, VipLookup};
 use crate::underlay::Underlay;
 
 fn compiled(state: &proto::State, underlay: &Underlay) -> Snapshot {
@@ -182,21 +182,30 @@ fn policy_names_the_rule_that_decided() {
 }
 
 #[test]
-fn a_member_of_a_set_decides_again_the_endpoints_that_it_concerns() {
+fn a_member_of_a_set_decides_again_the_flows_that_it_concerns() {
     let snapshot = compiled(&cluster(), &underlay());
-    let after = changed(
-        &snapshot,
-        vec![proto::change::Change::IpSetDelta(proto::IpSetDelta {
-            id: "clients".into(),
-            removed: vec![],
-            added: vec![proto::Member {
-                prefix: Some(net("10.244.2.8/32")),
-                ..Default::default()
-            }],
-        })],
-    );
     let web = snapshot.port_by_name("pod:default/web").unwrap();
-    assert_eq!(after.bumps.iter().collect::<Vec<_>>(), [web.policy_shard]);
+    let own = web.addresses[0];
+    let far = address("10.244.2.8");
+    for (member, shards) in [
+        ("10.244.2.8/32".to_owned(), vec![Shard::address(far)]),
+        (format!("{own}/32"), vec![web.shard, Shard::address(own)]),
+        // Many addresses: the endpoints that the set is about.
+        ("10.244.2.8/30".to_owned(), vec![web.shard]),
+    ] {
+        let after = changed(
+            &snapshot,
+            vec![proto::change::Change::IpSetDelta(proto::IpSetDelta {
+                id: "clients".into(),
+                removed: vec![],
+                added: vec![proto::Member {
+                    prefix: Some(net(&member)),
+                    ..Default::default()
+                }],
+            })],
+        );
+        assert_eq!(after.bumps.iter().collect::<Vec<_>>(), shards, "{member}");
+    }
 }
 
 #[test]
