@@ -1,6 +1,7 @@
 //! Ringway's benchmarks: `bench core`, `bench updates`, `bench table`, `bench policy`, `bench memory`, `bench peer`, `bench live`.
 //! README.md says what each measures.
 
+mod binding;
 mod live;
 mod memory;
 mod peer;
@@ -38,6 +39,9 @@ enum Command {
     Peer(peer::Args),
     /// Ringway's processes over veth in namespaces, beside testpmd and the kernel. Needs root.
     Live(live::Args),
+    /// Frames from one interface to the other, as they are: a contender of `live`.
+    #[command(hide = true)]
+    L2Forward(binding::Args),
 }
 
 const EXAMPLES: &str = "Examples:
@@ -128,6 +132,7 @@ fn run(command: &Command) -> Result<()> {
             args.refuse()?;
             print_json(&peer::run(args)?)
         }
+        Command::L2Forward(args) => binding::run(args),
         Command::Live(args) => {
             args.refuse()?;
             let line = live::run(args)?;

@@ -25,9 +25,14 @@ pub(crate) fn require_root() -> Result<()> {
     Ok(())
 }
 
+/// This program.
+pub(crate) fn own_program() -> Result<PathBuf> {
+    std::env::current_exe().context("finding this program")
+}
+
 /// Where the programs of this build are: beside this one, or, for a test, one folder up.
 pub(crate) fn programs() -> Result<PathBuf> {
-    let own = std::env::current_exe().context("finding this program")?;
+    let own = own_program()?;
     let folder = own.parent().context("this program is in a folder")?;
     let folder = if folder.ends_with("deps") {
         folder.parent().context("deps is in a folder")?

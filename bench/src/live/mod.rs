@@ -1,6 +1,8 @@
 //! `live`: packets over veth in namespaces, through Ringway's processes and through its peers, in turns.
 
+mod binding;
 mod compare;
+mod dialogue;
 mod forwarder;
 pub(crate) mod interrupt;
 mod lab;
@@ -19,8 +21,9 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::usage::Usage;
+use binding::Binding;
 use compare::{Ratio, Side};
-use forwarder::{Kernel, Ringway};
+use forwarder::{Forwarder, Kernel, Ringway};
 use interrupt::Interrupt;
 use sink::Arrival;
 use source::{Load, Route};
@@ -34,6 +37,8 @@ use turn::{Account, Bench};
 pub(crate) enum Case {
     /// Pod to pod on a node, beside testpmd's plain forwarding between the same two links.
     AfxdpForward,
+    /// Frames between the same two links as they are: Ringway's sockets alone, beside other bindings and testpmd.
+    Binding,
     /// Pod to pod on a node, beside the kernel's routing.
     PodToPod,
     /// Pod to `ClusterIP` to a pod on another node by VXLAN, beside the kernel's nftables and vxlan device.
@@ -155,7 +160,7 @@ impl Case {
     /// Files of the lab's state, and the pod that packets go to.
     fn lab(self) -> (&'static [&'static str], &'static str) {
         match self {
-            Self::AfxdpForward | Self::PodToPod => (NEAR, "default/sink"),
+            Self::AfxdpForward | Self::Binding | Self::PodToPod => (NEAR, "default/sink"),
             Self::Service | Self::Tcp1 => (BOTH, "default/far"),
         }
     }
@@ -171,33 +176,8 @@ struct Contender {
 }
 
 fn packets(args: &Args, programs: &Path, interrupt: &Interrupt) -> Result<Line> {
-    let mut contenders = Vec::new();
     let mut missing = Vec::new();
-    let (states, sink) = args.case.lab();
-    progress("lab: Ringway");
-    let ringway = Box::new(Ringway::up(programs, states, sink)?);
-    contenders.push(contender(
-        "ringway",
-        env!("CARGO_PKG_VERSION").to_owned(),
-        args,
-        ringway,
-    )?);
-    interrupt.check()?;
-    if args.case == Case::AfxdpForward {
-        if let Some(why) = testpmd::missing() {
-            progress(&format!("no testpmd to compare with: {why}"));
-            missing.push(format!("testpmd: {why}"));
-        } else {
-            progress("lab: testpmd");
-            let version = machine::package_version("dpdk-dev").unwrap_or_else(|| "not of Debian".to_owned());
-            let testpmd = Box::new(Testpmd::up(programs, states)?);
-            contenders.push(contender("testpmd", version, args, testpmd)?);
-        }
-    } else {
-        progress("lab: the kernel");
-        let kernel = Box::new(Kernel::up(programs, states)?);
-        contenders.push(contender("kernel", machine::kernel_release(), args, kernel)?);
-    }
+    let mut contenders = contenders(args, programs, interrupt, &mut missing)?;
     for contender in &mut contenders {
         contender.find_best(interrupt)?;
     }
@@ -226,11 +206,64 @@ fn packets(args: &Args, programs: &Path, interrupt: &Interrupt) -> Result<Line> 
     Ok(line)
 }
 
+/// Brings all of them up, Ringway first; what can't be had is `missing`.
+fn contenders(
+    args: &Args,
+    programs: &Path,
+    interrupt: &Interrupt,
+    missing: &mut Vec<String>,
+) -> Result<Vec<Contender>> {
+    let mut contenders = Vec::new();
+    let (states, sink) = args.case.lab();
+    let own = env!("CARGO_PKG_VERSION");
+    progress("lab: Ringway");
+    let ringway: Box<dyn Forwarder> = if args.case == Case::Binding {
+        let words = binding::own_words()?;
+        Box::new(Binding::up(programs, "ringway", &[&words[0], &words[1]], states)?)
+    } else {
+        Box::new(Ringway::up(programs, states, sink)?)
+    };
+    contenders.push(contender("ringway", own.to_owned(), args, ringway)?);
+    interrupt.check()?;
+    if matches!(args.case, Case::PodToPod | Case::Service) {
+        progress("lab: the kernel");
+        let kernel = Box::new(Kernel::up(programs, states)?);
+        contenders.push(contender("kernel", machine::kernel_release(), args, kernel)?);
+        return Ok(contenders);
+    }
+    if let Some(why) = testpmd::missing() {
+        progress(&format!("no testpmd to compare with: {why}"));
+        missing.push(format!("testpmd: {why}"));
+    } else {
+        progress("lab: testpmd");
+        let version = machine::package_version("dpdk-dev").unwrap_or_else(|| "not of Debian".to_owned());
+        let testpmd = Box::new(Testpmd::up(programs, states)?);
+        contenders.push(contender("testpmd", version, args, testpmd)?);
+    }
+    if args.case == Case::Binding {
+        for other in binding::OTHERS {
+            interrupt.check()?;
+            progress(&format!("building and lab: {}", other.name));
+            match other.build(programs) {
+                Ok(program) => {
+                    let forwarder = Box::new(Binding::up(programs, other.name, &[&program], states)?);
+                    contenders.push(contender(other.name, other.version.to_owned(), args, forwarder)?);
+                }
+                Err(why) => {
+                    progress(&format!("no {} to compare with: {why}", other.name));
+                    missing.push(format!("{}: {why}", other.name));
+                }
+            }
+        }
+    }
+    Ok(contenders)
+}
+
 fn contender(
     name: &'static str,
     version: String,
     args: &Args,
-    forwarder: Box<dyn forwarder::Forwarder>,
+    forwarder: Box<dyn Forwarder>,
 ) -> Result<Contender> {
     let (_, sink) = args.case.lab();
     let (to, port, arrives_at) = match args.case {

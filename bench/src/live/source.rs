@@ -177,9 +177,36 @@ fn frame(route: Route, len: usize) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::process::Command;
+
     use etherparse::SlicedPacket;
 
     use super::*;
+
+    /// The committed object is what `make` builds of its source, where the compiler that made it is at hand.
+    #[test]
+    fn the_committed_program_is_built_from_its_source() {
+        let version = Command::new("clang").arg("--version").output();
+        let version = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        if !version.unwrap_or_default().contains("version 14.") || !machine::has_program("llvm-strip") {
+            println!("SKIPPED: needs clang 14 and llvm-strip, which made the committed object");
+            return;
+        }
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("bpf");
+        let copy = tempfile::tempdir().unwrap();
+        for name in ["Makefile", "source.bpf.c"] {
+            fs::copy(folder.join(name), copy.path().join(name)).unwrap();
+        }
+        let made = Command::new("make").current_dir(copy.path()).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let read = |folder: &Path| fs::read(folder.join("source.bpf.o")).unwrap();
+        assert!(
+            read(copy.path()) == read(&folder),
+            "the object differs: run `make` in bench/bpf and commit it"
+        );
+    }
 
     #[test]
     fn a_frame_is_as_long_as_asked_and_has_no_udp_checksum() {

@@ -1,14 +1,11 @@
 //! DPDK's testpmd with `net_af_xdp`: plain L2 forwarding between the node's ends of two pods' links.
 
-use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
+use super::dialogue::Dialogue;
 use super::forwarder::{Books, Forwarder};
 use super::lab::Lab;
 use super::machine::{self, FORWARDER_CPU, HugePages};
@@ -19,15 +16,13 @@ const PROGRAM: &str = "dpdk-testpmd";
 /// As Ringway's default.
 const RING_SLOTS: &str = "1024";
 const MEMORY_MIB: u64 = 128;
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running testpmd in a lab of its own, whose nodes forward nothing else to these pods.
 #[derive(Debug)]
 pub(crate) struct Testpmd {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    lines: Receiver<String>,
-    lab: Option<Lab>,
+    // Before the lab that it is in, which goes after it.
+    dialogue: Dialogue,
+    lab: Lab,
     _pages: HugePages,
 }
 
@@ -86,99 +81,21 @@ impl Testpmd {
         words.extend(slots.iter().map(String::as_str));
         words.push("--burst=64");
 
-        let mut command = lab.exec("node-a", &words);
-        let mut child = start(&mut command)?;
-        let stdin = child.stdin.take();
-        let stdout = child.stdout.take().context("testpmd's output")?;
-        let stderr = child.stderr.take().context("testpmd's errors")?;
-        let (sender, lines) = channel();
-        listen(stdout, sender.clone());
-        listen(stderr, sender);
-        let mut testpmd = Self {
-            child,
-            stdin,
-            lines,
-            lab: Some(lab),
-            _pages: pages,
-        };
+        let mut dialogue = Dialogue::start("testpmd", &mut lab.exec("node-a", &words))?;
         // Interactive mode says nothing when it is ready, but answers when it is.
-        testpmd.say("show port summary all")?;
-        testpmd.wait_for("Number of available ports: 2")?;
-        Ok(testpmd)
+        dialogue.say("show port summary all")?;
+        dialogue.wait_for("Number of available ports: 2")?;
+        Ok(Self {
+            dialogue,
+            lab,
+            _pages: pages,
+        })
     }
-
-    fn say(&mut self, words: &str) -> Result<()> {
-        let stdin = self.stdin.as_mut().context("testpmd is ending")?;
-        writeln!(stdin, "{words}").context("telling testpmd")?;
-        stdin.flush().context("telling testpmd")
-    }
-
-    /// All lines up to the one that has `awaited`.
-    fn wait_for(&mut self, awaited: &str) -> Result<Vec<String>> {
-        let deadline = Instant::now() + PATIENCE;
-        let mut said = Vec::new();
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.lines.recv_timeout(left) {
-                Ok(line) => {
-                    let found = line.contains(awaited);
-                    said.push(line);
-                    if found {
-                        return Ok(said);
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    bail!(
-                        "testpmd did not say {awaited:?} within {PATIENCE:?}, but:\n{}",
-                        said.join("\n")
-                    )
-                }
-                Err(RecvTimeoutError::Disconnected) => bail!("testpmd ended; it said:\n{}", said.join("\n")),
-            }
-        }
-    }
-
-    fn end_process(&mut self) {
-        // Its prompt ends where its input does, having closed its ports.
-        let _ = self.say("quit");
-        self.stdin = None;
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn start(command: &mut Command) -> Result<Child> {
-    use std::os::unix::process::CommandExt as _;
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .context("starting testpmd")
-}
-
-/// Passes on each line of `from`, to its end.
-fn listen(from: impl Read + Send + 'static, to: Sender<String>) {
-    thread::spawn(move || {
-        for line in BufReader::new(from).lines().map_while(Result::ok) {
-            if to.send(line).is_err() {
-                return;
-            }
-        }
-    });
 }
 
 impl Forwarder for Testpmd {
     fn lab(&self) -> &Lab {
-        self.lab.as_ref().expect("the lab goes with the forwarder")
+        &self.lab
     }
 
     /// It is no router.
@@ -187,27 +104,21 @@ impl Forwarder for Testpmd {
     }
 
     fn begin(&mut self) -> Result<()> {
-        self.say("start")?;
-        self.wait_for("packet forwarding packets/burst").map(drop)
+        self.dialogue.say("start")?;
+        self.dialogue
+            .wait_for("packet forwarding packets/burst")
+            .map(drop)
     }
 
     fn end(&mut self) -> Result<Option<Books>> {
-        self.say("stop")?;
-        let said = self.wait_for("Done.")?;
+        self.dialogue.say("stop")?;
+        let said = self.dialogue.wait_for("Done.")?;
         books(&said).context("testpmd's statistics").map(Some)
     }
 
-    fn down(mut self: Box<Self>) -> Result<()> {
-        self.end_process();
-        self.lab.take().map_or(Ok(()), Lab::down)
-    }
-}
-
-impl Drop for Testpmd {
-    fn drop(&mut self) {
-        if self.lab.is_some() {
-            self.end_process();
-        }
+    fn down(self: Box<Self>) -> Result<()> {
+        drop(self.dialogue);
+        self.lab.down()
     }
 }
 
