@@ -148,16 +148,16 @@ impl Memory {
         }
     }
 
-    /// Asks the processor to bring what is at `offset` of a chunk nearer.
+    /// Asks the processor to bring what is at `offset` of a chunk nearer, and to be the only one that has it: it will be written.
     #[inline]
-    pub(super) fn prefetch(&self, chunk: u32, offset: u16) {
+    pub(super) fn prefetch_to_write(&self, chunk: u32, offset: u16) {
         let (start, _) = self.place(chunk, offset, 1);
         #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: in bounds by `place` and alive while `self` is. A prefetch is a hint that reads no value: it can't race.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(start.as_ptr().cast()) };
-        }
+        // SAFETY: in bounds by `place` and alive while `self` is. A prefetch is a hint that changes no value: it can't race.
+        // Processors without it do nothing.
+        unsafe {
+            std::arch::asm!("prefetchw [{}]", in(reg) start.as_ptr(), options(nostack, preserves_flags, readonly));
+        };
         #[cfg(not(target_arch = "x86_64"))]
         let _ = start;
     }

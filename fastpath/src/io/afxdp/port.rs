@@ -64,7 +64,8 @@ pub struct AfxdpPort {
     /// A quarter of the pool.
     held_max: u32,
     fill_slots: u32,
-    chunk_len: usize,
+    /// Chunks are of 2 to the power of this many bytes.
+    chunk_shift: u32,
     /// The kernel was asked to send and did not send all.
     unsent: bool,
     liveness: Liveness,
@@ -145,6 +146,7 @@ impl AfxdpPort {
         let mode =
             socket::mode(socket.as_fd()).map_err(|error| name.error("reading the socket's mode", error))?;
         let mtu = socket::mtu(name)?;
+        debug_assert!(chunk_len.is_power_of_two(), "the kernel takes no other");
         Ok(Self {
             socket: Some(socket),
             rings,
@@ -154,7 +156,7 @@ impl AfxdpPort {
             idle_calls: 0,
             held_max: (chunks / 4) as u32,
             fill_slots: options.rx_slots,
-            chunk_len,
+            chunk_shift: chunk_len.trailing_zeros(),
             unsent: false,
             liveness: Liveness::Up,
             tx_metadata,
@@ -213,7 +215,7 @@ impl AfxdpPort {
         for _ in 0..count {
             let Some(chunk) = memory.take_chunk() else { break };
             self.lent.insert(chunk);
-            self.rings.fill.push(u64::from(chunk) * self.chunk_len as u64);
+            self.rings.fill.push(u64::from(chunk) << self.chunk_shift);
         }
         self.rings.fill.submit();
         if self.mode == Mode::ZeroCopy && self.rings.fill.needs_wakeup() {
@@ -239,14 +241,19 @@ impl AfxdpPort {
         }
     }
 
+    /// The chunk that an address lies in.
+    fn chunk_of(&self, address: u64) -> u32 {
+        (address >> self.chunk_shift) as u32
+    }
+
     /// Chunk, offset in it and length of what a descriptor from the kernel means.
     fn locate(&self, descriptor: Descriptor) -> (u32, u16, u16) {
-        let chunk_len = self.chunk_len as u64;
-        let (chunk, offset) = (
-            (descriptor.addr / chunk_len) as u32,
-            (descriptor.addr % chunk_len) as u16,
-        );
-        (chunk, offset, descriptor.len as u16)
+        let offset = descriptor.addr & ((1 << self.chunk_shift) - 1);
+        (
+            self.chunk_of(descriptor.addr),
+            offset as u16,
+            descriptor.len as u16,
+        )
     }
 
     /// Descriptors of the packet that starts `ahead` in the RX ring; `None` while its end is not there.
@@ -292,7 +299,7 @@ impl AfxdpPort {
         let count = self.rings.completion.available(self.sending);
         for ahead in 0..count {
             let address = self.rings.completion.peek(ahead);
-            memory.return_chunk((address / self.chunk_len as u64) as u32);
+            memory.return_chunk(self.chunk_of(address));
         }
         self.rings.completion.advance(count);
         self.sending -= count;
@@ -340,7 +347,7 @@ impl AfxdpPort {
     }
 
     fn descriptor(&self, chunk: u32, offset: u16, len: u16, options: u32) -> Descriptor {
-        let addr = u64::from(chunk) * self.chunk_len as u64 + u64::from(offset);
+        let addr = (u64::from(chunk) << self.chunk_shift) + u64::from(offset);
         Descriptor {
             addr,
             len: u32::from(len),
@@ -421,20 +428,18 @@ impl AfxdpOptions {
 impl PacketIo for AfxdpPort {
     fn rx(&mut self, memory: &mut Memory, into: &mut Vec<Frame>, room: usize) -> usize {
         let (mut taken, mut received) = (0, 0);
-        // The kernel wrote them on another CPU, if it is not the same: all are on their way before the first is looked at.
+        // The kernel wrote them on another CPU, if it is not the same: all are on their way before the first is looked at, which is
+        // after everything else.
         for ahead in 0..self.rings.rx.available(room as u32).min(room as u32) {
             let (chunk, offset, _) = self.locate(self.rings.rx.peek(ahead));
-            memory.prefetch(chunk, offset);
+            memory.prefetch_to_write(chunk, offset);
         }
+        let first = into.len();
         while received < room {
             let Some(count) = self.packet_descriptors(taken) else {
                 break;
             };
-            let mut frame = self.assemble(memory, taken, count);
-            if self.detect_partial {
-                frame.checksum = checksum::detect(memory.bytes(&frame));
-            }
-            into.push(frame);
+            into.push(self.assemble(memory, taken, count));
             taken += count;
             received += 1;
         }
@@ -449,6 +454,11 @@ impl PacketIo for AfxdpPort {
             self.refill(memory);
             if self.unsent {
                 self.flush(memory);
+            }
+        }
+        if self.detect_partial {
+            for frame in &mut into[first..] {
+                frame.checksum = checksum::detect(memory.bytes(frame));
             }
         }
         received
@@ -506,10 +516,9 @@ impl PacketIo for AfxdpPort {
             // The kernel has let go of the rings, but for completions of packets that are on their way. What it had for
             // reception, in whichever ring or list, is ours again.
             self.lent.drain(|chunk| memory.return_chunk(chunk));
-            let chunk_len = self.chunk_len as u64;
-            let mut unsent = 0;
+            let (chunk_shift, mut unsent) = (self.chunk_shift, 0);
             self.rings.tx.take_back(|descriptor| {
-                memory.return_chunk((descriptor.addr / chunk_len) as u32);
+                memory.return_chunk((descriptor.addr >> chunk_shift) as u32);
                 unsent += 1;
             });
             self.sending -= unsent;
