@@ -72,6 +72,13 @@ pub(crate) fn side(name: &str, version: &str, offered_kpps: Option<f64>, figures
     }
 }
 
+/// The middle of figures in any order.
+pub(crate) fn median(figures: &[f64]) -> f64 {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    quantile(&sorted, 2)
+}
+
 /// So many quarters from the lowest of sorted figures, between the two nearest; 0 of none.
 fn quantile(sorted: &[f64], part: usize) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else {

@@ -181,14 +181,19 @@ pub(crate) struct Kernel {
 impl Kernel {
     /// Brings up its lab. The node's end of the source's link gets NAPI (by GRO), without which it takes no XDP frames.
     ///
-    /// Packets are handed on to the forwarder's CPU there (RPS), so that the kernel forwards beside the source, as Ringway does.
+    /// NAPI has a thread of its own there, on the forwarder's CPU: so the kernel takes packets when it has time for them, as Ringway does.
     pub(crate) fn up(programs: &Path, states: &[&str]) -> Result<Self> {
         let lab = Lab::up(programs, "kernel", "kernel", states)?;
         let interface = lab.interface("default/source")?;
         machine::succeed(&mut lab.exec("node-a", &["ethtool", "-K", &interface, "gro", "on"]))?;
-        let mask = format!("{:x}", 1_u64 << machine::FORWARDER_CPU);
-        let steer = format!("echo {mask} > /sys/class/net/{interface}/queues/rx-0/rps_cpus");
-        machine::succeed(&mut lab.exec("node-a", &["sh", "-c", &steer]))?;
+        // Other labs may have an interface of that name, in other namespaces.
+        let others = machine::napi_threads(&interface);
+        let threaded = format!("echo 1 > /sys/class/net/{interface}/threaded");
+        machine::succeed(&mut lab.exec("node-a", &["sh", "-c", &threaded]))?;
+        let mut threads = machine::napi_threads(&interface);
+        threads.retain(|thread| !others.contains(thread));
+        anyhow::ensure!(!threads.is_empty(), "{interface} has no thread for its packets");
+        machine::make_forwarders(&threads)?;
         Ok(Self { lab })
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use anyhow::{Context as _, Result, bail};
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -171,6 +172,32 @@ fn packet_threads() -> Vec<String> {
         .collect()
 }
 
+/// Ids of the kernel's threads for an interface's packets (`threaded` NAPI).
+pub(crate) fn napi_threads(interface: &str) -> Vec<i32> {
+    let start = format!("napi/{interface}-");
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let name = fs::read_to_string(entry.path().join("comm")).ok()?;
+            let pid = entry.file_name().to_string_lossy().parse().ok()?;
+            name.starts_with(&start).then_some(pid)
+        })
+        .collect()
+}
+
+/// Pins threads of the kernel to the CPU that forwards, and raises them.
+pub(crate) fn make_forwarders(threads: &[i32]) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(FORWARDER_CPU)?;
+    for thread in threads {
+        sched_setaffinity(Pid::from_raw(*thread), &set)
+            .with_context(|| format!("pinning the kernel's thread {thread}"))?;
+    }
+    let ids: Vec<String> = threads.iter().map(ToString::to_string).collect();
+    renice(RAISED, &ids);
+    Ok(())
+}
+
 /// Pins the calling thread.
 pub(crate) fn pin(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
@@ -212,10 +239,35 @@ pub(crate) fn succeed(command: &mut Command) -> Result<Output> {
     Ok(output)
 }
 
-/// Huge pages added for a peer, taken away again when this is dropped.
+/// Huge pages added for a forwarder, taken away again when this is dropped, or, after a kill, by the next run.
 #[derive(Debug)]
 pub(crate) struct HugePages {
     added: u64,
+    /// Says how many, for the next run; there while they are.
+    note: PathBuf,
+}
+
+/// What runs added: a file for each time, named after the process.
+const NOTES: &str = "/run/ringway-bench";
+
+/// Takes away the huge pages of runs that were killed.
+pub(crate) fn remove_stale_pages() -> Result<()> {
+    for entry in fs::read_dir(NOTES).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some((pid, _)) = name.split_once('-') else {
+            continue;
+        };
+        if Path::new("/proc").join(pid).exists() {
+            continue;
+        }
+        let added: u64 = fs::read_to_string(entry.path())?.trim().parse().unwrap_or(0);
+        eprintln!("bench: taking away {added} huge pages of a run that was killed");
+        drop(HugePages {
+            added,
+            note: entry.path(),
+        });
+    }
+    Ok(())
 }
 
 impl HugePages {
@@ -224,14 +276,21 @@ impl HugePages {
         let before = count()?;
         let free = free()?;
         let asked = wanted.saturating_sub(free);
+        let note = Path::new(NOTES).join(format!(
+            "{}-{}",
+            std::process::id(),
+            // Relaxed: a number that nobody else has is all that is wanted.
+            NOTE.fetch_add(1, Relaxed)
+        ));
         if asked == 0 {
-            return Ok(Self { added: 0 });
+            return Ok(Self { added: 0, note });
         }
+        fs::create_dir_all(NOTES).with_context(|| format!("making {NOTES}"))?;
+        fs::write(&note, asked.to_string()).with_context(|| format!("writing {}", note.display()))?;
+        let mut pages = Self { added: 0, note };
         fs::write(HUGE_PAGES, (before + asked).to_string())
             .with_context(|| format!("writing {HUGE_PAGES}"))?;
-        let pages = Self {
-            added: count()?.saturating_sub(before),
-        };
+        pages.added = count()?.saturating_sub(before);
         if pages.added < asked {
             bail!("the machine gave {} of {asked} huge pages", pages.added);
         }
@@ -239,15 +298,20 @@ impl HugePages {
     }
 }
 
+/// Number of the next note of this process.
+static NOTE: AtomicU64 = AtomicU64::new(0);
+
 impl Drop for HugePages {
     fn drop(&mut self) {
-        if self.added == 0 {
-            return;
+        if self.added > 0 {
+            let Ok(now) = count() else { return };
+            if let Err(error) = fs::write(HUGE_PAGES, now.saturating_sub(self.added).to_string()) {
+                eprintln!("bench: {} huge pages are left: {error}", self.added);
+                return;
+            }
         }
-        let Ok(now) = count() else { return };
-        if let Err(error) = fs::write(HUGE_PAGES, now.saturating_sub(self.added).to_string()) {
-            eprintln!("bench: {} huge pages are left: {error}", self.added);
-        }
+        // Where none were added there is no note.
+        let _ = fs::remove_file(&self.note);
     }
 }
 

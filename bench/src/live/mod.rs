@@ -112,6 +112,9 @@ const WARM_UP: Load = Load {
     count: Some(source::FLOWS as u64 * 8),
     length: Duration::from_millis(300),
 };
+/// The best loads are tried again, so many of them so often.
+const RETRIED: usize = 3;
+const RETRIES: usize = 2;
 /// How long each is tried.
 const TRIAL: Duration = Duration::from_millis(400);
 
@@ -147,6 +150,7 @@ pub(crate) fn run(args: &Args) -> Result<Line> {
     interrupt.check()?;
     let _priority = machine::Priority::raise();
     lab::remove_stale(&programs)?;
+    machine::remove_stale_pages()?;
     let before = machine::load();
     let mut line = match args.case {
         Case::Tcp1 => streams(args, &programs, &interrupt)?,
@@ -304,13 +308,25 @@ impl Contender {
             self.name,
             warm_up.account
         );
-        let mut best = (self.bench.turn(load(None, TRIAL), interrupt)?.kpps, None);
+        let mut trial = |kpps| Ok::<_, anyhow::Error>(self.bench.turn(load(kpps, TRIAL), interrupt)?.kpps);
+        let mut tried = vec![(vec![trial(None)?], None)];
         for kpps in LOADS_KPPS {
-            let rate = self.bench.turn(load(Some(kpps), TRIAL), interrupt)?.kpps;
-            if rate > best.0 {
-                best = (rate, Some(kpps));
+            let rate = trial(Some(kpps))?;
+            tried.push((vec![rate], Some(kpps)));
+        }
+        // One trial may have had luck: those that look best are tried again.
+        tried.sort_by(|a, b| b.0[0].total_cmp(&a.0[0]));
+        tried.truncate(RETRIED);
+        for (rates, kpps) in &mut tried {
+            for _ in 0..RETRIES {
+                rates.push(trial(*kpps)?);
             }
         }
+        let best = tried
+            .iter()
+            .map(|(rates, kpps)| (compare::median(rates), *kpps))
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .expect("one load is tried at least");
         self.best = best.1;
         let offered = best.1.map_or("all that the source can".to_owned(), |kpps| {
             format!("{kpps} kpps")

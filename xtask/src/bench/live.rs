@@ -6,12 +6,13 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use super::compare::Plan;
+use super::compare::{Plan, progress};
 use super::row::{Outcome, Row};
 
 /// The cases, with the ratio to the peer that each is to reach.
 const CASES: &[(&str, Option<f64>)] = &[
     ("afxdp-forward", Some(0.97)),
+    ("binding", None),
     ("pod-to-pod", None),
     ("service", Some(3.0)),
     ("tcp-1", Some(1.0)),
@@ -51,11 +52,13 @@ pub(crate) fn run(plan: &Plan, program: &Path) -> Result<Outcome> {
         outcome.missing.push("live cases: they need root".to_owned());
         return Ok(outcome);
     }
-    let rounds = if plan.quick { "3" } else { "20" };
+    let (rounds, seconds) = if plan.quick { ("3", "0.4") } else { ("20", "1") };
     for (case, goal) in CASES {
         plan.interrupt.check()?;
+        progress(&format!("live: {case}"));
         let done = Command::new(program)
-            .args(["live", "--json", "--case", case, "--rounds", rounds])
+            .args(["live", "--json", "--case", case])
+            .args(["--rounds", rounds, "--seconds", seconds])
             .stderr(Stdio::inherit())
             .output()
             .context("starting bench live")?;
@@ -69,7 +72,7 @@ pub(crate) fn run(plan: &Plan, program: &Path) -> Result<Outcome> {
         };
         if !done.status.success() {
             outcome
-                .notes
+                .failed
                 .push(format!("live {case}: the books do not balance"));
         }
         outcome.add(case, *goal, &line);
