@@ -103,6 +103,8 @@ pub(crate) fn state(cluster: &Cluster) -> proto::State {
         }),
         limits: Some(proto::Limits {
             connections,
+            // Of both protocols; what is more than the default is asked for.
+            services: (2 * new_flow_services).max(SERVICES_LIMIT),
             ..Default::default()
         }),
     }
@@ -355,5 +357,7 @@ fn rule(index: u32, peer: proto::peer::Peer) -> proto::Rule {
 /// Bytes of IP packet that the uplink takes: a frame of 1514 bytes and VXLAN around it.
 pub(crate) const UPLINK_MTU: u16 = 1600;
 pub(crate) const POD_MTU: u32 = 1500;
+/// The default limit of Services' ports.
+const SERVICES_LIMIT: u32 = 1 << 16;
 /// How long a flow of one packet lives in the new-flows case, seconds of the bench's clock.
 pub(crate) const NEW_FLOW_SECONDS: u32 = 10;
