@@ -27,17 +27,21 @@ impl Sum {
     /// Sums `bytes`, an odd last byte being padded with a zero.
     #[inline]
     pub fn of(bytes: &[u8]) -> Self {
-        // Eight lanes of 32-bit words in 64-bit accumulators: no carries to track, and the compiler makes
-        // vectors of it.
-        let mut lanes = [0u64; 8];
-        let (blocks, rest) = bytes.as_chunks::<32>();
+        // Eight lanes of 64-bit words: their sum, whose carries are lost, and the sum of their upper halves, which has none.
+        // That of the lower halves is what the first is more than the second. The compiler makes vectors of it.
+        let (mut whole, mut upper) = ([0u64; 8], [0u64; 8]);
+        let (blocks, rest) = bytes.as_chunks::<64>();
         for block in blocks {
-            let (words, _) = block.as_chunks::<4>();
-            for (lane, word) in lanes.iter_mut().zip(words) {
-                *lane = lane.wrapping_add(u64::from(u32::from_ne_bytes(*word)));
+            let (words, _) = block.as_chunks::<8>();
+            for (at, word) in words.iter().enumerate() {
+                let word = u64::from_ne_bytes(*word);
+                whole[at] = whole[at].wrapping_add(word);
+                upper[at] = upper[at].wrapping_add(word >> 32);
             }
         }
-        let mut sum = lanes.into_iter().fold(0u64, u64::wrapping_add);
+        let whole = whole.into_iter().fold(0u64, u64::wrapping_add);
+        let upper = upper.into_iter().fold(0u64, u64::wrapping_add);
+        let mut sum = whole.wrapping_sub(upper << 32).wrapping_add(upper);
         let (words, rest) = rest.as_chunks::<4>();
         for word in words {
             sum = sum.wrapping_add(u64::from(u32::from_ne_bytes(*word)));
