@@ -73,7 +73,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         outcomes.push((title, table::run(&plan, &program)?));
     }
     if is_asked(Part::Pipeline) {
-        let title = "Pipeline, memory to memory: TSC cycles per packet less the I/O floor, 64-byte frames, one worker";
+        let title = "Pipeline, memory to memory: TSC cycles per packet less the I/O floor, 64-byte frames and one worker unless said";
         outcomes.push((title, pipeline::run(&plan, &program)?));
     }
     if is_asked(Part::Forwarders) {

@@ -12,6 +12,7 @@ mod policy;
 mod row;
 mod table;
 mod updates;
+mod workload;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};

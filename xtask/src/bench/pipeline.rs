@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
 use super::compare::{Plan, progress};
-use super::output;
 use super::row::{Outcome, Row};
+use super::{output, workload};
 
 /// The cases, with the cycles per packet that they are to reach at 1k, 64k, 1M and 10M flows.
 const CASES: &[(&str, [f64; 4])] = &[
@@ -24,9 +24,12 @@ const CASES: &[(&str, [f64; 4])] = &[
 const NEW_FLOWS: (&str, &str) = ("new-flows", "8");
 const GOALS_AT: [u32; 4] = [1000, 64_000, 1_000_000, 10_000_000];
 
+/// What matters of a line of `bench core --json`.
 #[derive(Debug, Deserialize)]
-struct Line {
-    cycles_per_packet: f64,
+pub(super) struct Line {
+    pub(super) cycles_per_packet: f64,
+    /// All workers together.
+    pub(super) mpps: f64,
 }
 
 /// Runs all cases, in turns.
@@ -40,8 +43,10 @@ pub(crate) fn run(plan: &Plan, program: &Path) -> Result<Outcome> {
                 plan.interrupt.check()?;
                 let at = (round + step) % CASES.len();
                 let (case, _) = CASES[at];
-                match measure(program, case, flows, plan) {
-                    Ok(cycles) => {
+                let arguments = format!("--case {case} --ports {}", ports(case));
+                match measure(program, &arguments, flows, plan) {
+                    Ok(line) => {
+                        let cycles = line.cycles_per_packet;
                         progress(&format!("pipeline {case} {flows}: {cycles:.1}"));
                         figures[at].push(cycles);
                     }
@@ -63,18 +68,18 @@ pub(crate) fn run(plan: &Plan, program: &Path) -> Result<Outcome> {
             outcome.rows.push(row);
         }
     }
+    workload::run(plan, program, &mut outcome)?;
     Ok(outcome)
 }
 
-fn measure(program: &Path, case: &str, flows: u32, plan: &Plan) -> Result<f64> {
+/// Runs `bench core` with these arguments, which spaces part.
+pub(super) fn measure(program: &Path, arguments: &str, flows: u32, plan: &Plan) -> Result<Line> {
     let mut command = Command::new(program);
-    command.args(["core", "--json", "--case", case, "--ports", ports(case)]);
+    command.args(["core", "--json"]).args(arguments.split(' '));
     command.args(["--flows", &flows.to_string()]);
     command.args(["--seconds", &plan.seconds().to_string()]);
     let text = output(&mut command)?;
-    let line: Line = serde_json::from_str(text.trim())
-        .with_context(|| format!("a result was expected, found {text:?}"))?;
-    Ok(line.cycles_per_packet)
+    serde_json::from_str(text.trim()).with_context(|| format!("a result was expected, found {text:?}"))
 }
 
 /// How many pods send in a case.
