@@ -14,7 +14,7 @@ use super::traffic::Traffic;
 /// What is sent on purpose to make packets dear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Attack {
-    /// Established flows whose keys fall into a quarter of the table's buckets, chosen with the hash's secret.
+    /// Established flows whose keys fall into a third of the table's buckets, chosen with the hash's secret.
     Colliding,
     /// The same with another secret than the table's: the best that can be done without knowing it.
     Guessed,
@@ -108,7 +108,7 @@ impl Attack {
     }
 }
 
-/// The numbers of `count` flows from a pod behind `ports`, in order, whose keys fall into the first quarter of the buckets of
+/// The numbers of `count` flows from a pod behind `ports`, in order, whose keys fall into the first third of the buckets of
 /// `table`.
 pub(crate) fn colliding(traffic: &Traffic, table: &TableV4, ports: &[PortId], count: u32) -> Vec<u32> {
     let is_aimed = |flow: &u32| {
@@ -176,6 +176,6 @@ fn fragment(ip: &mut [u8], flow: u32, flags_and_offset: u16) {
 
 /// Flows looked at for each that is taken. Keys that fall into fewer buckets would not slow the table down further but be refused:
 /// a key has five buckets with room for ten each.
-const CANDIDATES: u32 = 4;
+const CANDIDATES: u32 = 3;
 /// Bytes that the data of a first fragment is a multiple of, RFC 791.
 pub(crate) const FRAGMENT_UNIT: usize = 8;
