@@ -3,6 +3,7 @@
 
 mod binding;
 mod live;
+mod meminfo;
 mod memory;
 mod peer;
 mod pipeline;

@@ -11,3 +11,29 @@ impl std::fmt::Display for Usage {
 }
 
 impl std::error::Error for Usage {}
+
+/// Refuses a flag whose value is not of `first..=last`.
+pub(crate) fn within(
+    flag: &str,
+    value: impl Into<u64>,
+    first: u64,
+    last: impl Into<u64>,
+) -> Result<(), Usage> {
+    let (value, last) = (value.into(), last.into());
+    if (first..=last).contains(&value) {
+        return Ok(());
+    }
+    Err(Usage(format!("--{flag} {value}: {first} to {last} can be")))
+}
+
+/// Refuses `--seconds` that can't be measured for.
+pub(crate) fn measurable(seconds: f64) -> Result<(), Usage> {
+    if seconds > 0.0 && seconds <= SECONDS_MAX {
+        return Ok(());
+    }
+    Err(Usage(format!(
+        "--seconds {seconds}: more than 0, at most {SECONDS_MAX}"
+    )))
+}
+
+const SECONDS_MAX: f64 = 3600.0;

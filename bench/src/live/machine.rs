@@ -9,6 +9,8 @@ use anyhow::{Context as _, Result, bail};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::{Pid, geteuid};
 
+use crate::meminfo::meminfo;
+
 /// The CPU that forwards.
 pub(crate) const FORWARDER_CPU: usize = 0;
 /// The CPU that the packets come from, where there are two.
@@ -274,7 +276,7 @@ impl HugePages {
     /// Adds pages of 2 MiB until so many are free.
     pub(crate) fn reserve(wanted: u64) -> Result<Self> {
         let before = count()?;
-        let free = free()?;
+        let free = meminfo("HugePages_Free")?;
         let asked = wanted.saturating_sub(free);
         let note = Path::new(NOTES).join(format!(
             "{}-{}",
@@ -318,10 +320,4 @@ impl Drop for HugePages {
 fn count() -> Result<u64> {
     let text = fs::read_to_string(HUGE_PAGES).with_context(|| format!("reading {HUGE_PAGES}"))?;
     Ok(text.trim().parse()?)
-}
-
-fn free() -> Result<u64> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("HugePages_Free:"));
-    Ok(line.context("the kernel has huge pages")?.trim().parse()?)
 }

@@ -29,9 +29,10 @@ pub(crate) use case::Case;
 pub(crate) use packet::{ChecksumFill, Family, Transport};
 pub(crate) use sizes::FrameLen;
 
+use crate::meminfo::ensure_available;
 use crate::random::Random;
 use crate::slices::{Slices, clean};
-use crate::usage::Usage;
+use crate::usage::{Usage, measurable, within};
 use attack::{Attack, FRAGMENT_UNIT, Flaw};
 use cluster::Cluster;
 use packet::Step;
@@ -169,30 +170,18 @@ struct Measured {
 impl Args {
     /// What can't be run, in one line.
     pub(crate) fn refuse(&self) -> std::result::Result<(), Usage> {
-        let limit = |what: &str, value: u64, first: u64, last: u64| {
-            if (first..=last).contains(&value) {
-                Ok(())
-            } else {
-                Err(Usage(format!("--{what} {value}: {first} to {last} can be")))
-            }
-        };
-        limit("workers", self.workers as u64, 1, WORKERS_MAX)?;
-        limit("ports", self.ports.into(), 1, case::CLIENTS_MAX.into())?;
+        within("workers", self.workers as u64, 1, WORKERS_MAX)?;
+        within("ports", self.ports, 1, case::CLIENTS_MAX)?;
         let flows_min = u64::from(self.ports) * self.workers as u64;
-        limit("flows", self.flows.into(), flows_min, case::FLOWS_MAX.into())?;
+        within("flows", self.flows, flows_min, case::FLOWS_MAX)?;
         if let FrameLen::Bytes(bytes) = self.frame {
             let first = match self.family {
                 Family::V4 => FRAME_MIN,
                 Family::V6 => FRAME_MIN_V6,
             };
-            limit("frame", bytes as u64, first, FRAME_MAX)?;
+            within("frame", bytes as u64, first, FRAME_MAX)?;
         }
-        if !(self.seconds > 0.0 && self.seconds <= 3600.0) {
-            return Err(Usage(format!(
-                "--seconds {}: more than 0, at most 3600",
-                self.seconds
-            )));
-        }
+        measurable(self.seconds)?;
         if self.case == Case::NewFlows && (self.workers > 1 || self.dist == Distribution::Zipf) {
             return Err(Usage("new-flows runs with one worker and uniformly".into()));
         }
@@ -301,6 +290,8 @@ fn snapshot(args: &Args) -> Result<(Arc<Shared>, Snapshot)> {
     } else {
         connections
     };
+    let of_table = u64::from(connections) * TABLE_BYTES;
+    ensure_available(of_table + u64::from(args.flows) * TURN_BYTES)?;
     let state = cluster::state(&Cluster {
         case: args.case,
         family: args.family,
@@ -538,6 +529,10 @@ fn line(args: &Args, workers: &[Measured], shared: &Shared) -> Line {
     }
 }
 
+/// Of a connection, IPv6 being the longer one: two records and its part of the index.
+const TABLE_BYTES: u64 = 2 * 96 + 26;
+/// Of a flow: its turn, its place in the measured order, its turn there.
+const TURN_BYTES: u64 = 32;
 /// Connections of the version of IP that is not measured.
 const OTHER_FAMILY: u32 = 64;
 /// Ticks between two readings: some 0.4 ms, so that most slices see no other thread.

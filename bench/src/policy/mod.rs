@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::random::Random;
 use crate::slices::{Slices, clean};
-use crate::usage::Usage;
+use crate::usage::{Usage, measurable, within};
 use rules::{ENDPOINT, PORT, Rule, Tuple, linear};
 
 /// Who judges.
@@ -81,22 +81,10 @@ pub(crate) struct Line {
 impl Args {
     /// What can't be run, in one line.
     pub(crate) fn refuse(&self) -> std::result::Result<(), Usage> {
-        let limit = |what: &str, value: u32, last: u32| {
-            if (1..=last).contains(&value) {
-                Ok(())
-            } else {
-                Err(Usage(format!("--{what} {value}: 1 to {last} can be")))
-            }
-        };
-        limit("rules", self.rules, RULES_MAX)?;
-        limit("policies", self.policies, self.rules.min(POLICIES_MAX))?;
-        limit("tuples", self.tuples, TUPLES_MAX)?;
-        if !(self.seconds > 0.0 && self.seconds <= 3600.0) {
-            return Err(Usage(format!(
-                "--seconds {}: more than 0, at most 3600",
-                self.seconds
-            )));
-        }
+        within("rules", self.rules, 1, RULES_MAX)?;
+        within("policies", self.policies, 1, self.rules.min(POLICIES_MAX))?;
+        within("tuples", self.tuples, 1, TUPLES_MAX)?;
+        measurable(self.seconds)?;
         Ok(())
     }
 }

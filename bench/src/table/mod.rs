@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::random::Random;
 use crate::slices::{Slices, clean};
-use crate::usage::Usage;
+use crate::usage::{Usage, measurable, within};
 use contender::{Contender, Hand, Key, keys_of, nobodys};
 
 /// What is done to the table.
@@ -96,27 +96,20 @@ pub(crate) struct Line {
 impl Args {
     /// What can't be run, in one line.
     pub(crate) fn refuse(&self) -> std::result::Result<(), Usage> {
-        let limit = |what: &str, value: u64, last: u64| {
-            if (1..=last).contains(&value) {
-                Ok(())
-            } else {
-                Err(Usage(format!("--{what} {value}: 1 to {last} can be")))
-            }
-        };
-        limit("flows", self.flows.into(), FLOWS_MAX)?;
-        limit("batch", self.batch as u64, BATCH_MAX)?;
-        limit("threads", self.threads as u64, THREADS_MAX.min(self.flows.into()))?;
+        within("flows", self.flows, 1, FLOWS_MAX)?;
+        within("batch", self.batch as u64, 1, BATCH_MAX)?;
+        within(
+            "threads",
+            self.threads as u64,
+            1,
+            THREADS_MAX.min(self.flows.into()),
+        )?;
         if self.implementation == Implementation::Hashbrown && self.threads > 1 {
             return Err(Usage(
                 "--impl hashbrown is for one thread: give --threads 1, or dashmap or papaya".into(),
             ));
         }
-        if !(self.seconds > 0.0 && self.seconds <= 3600.0) {
-            return Err(Usage(format!(
-                "--seconds {}: more than 0, at most 3600",
-                self.seconds
-            )));
-        }
+        measurable(self.seconds)?;
         Ok(())
     }
 }

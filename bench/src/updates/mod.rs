@@ -21,7 +21,7 @@ use fastpath::snapshot::Snapshot;
 use hdrhistogram::Histogram;
 
 use crate::slices;
-use crate::usage::Usage;
+use crate::usage::{Usage, measurable, within};
 use feed::{Costs, Feed};
 pub(crate) use report::Line;
 use rig::{Rig, Seen};
@@ -77,25 +77,13 @@ pub(crate) struct Args {
 impl Args {
     /// What can't be run, in one line.
     pub(crate) fn refuse(&self) -> std::result::Result<(), Usage> {
-        let limit = |what: &str, value: u64, first: u64, last: u64| {
-            if (first..=last).contains(&value) {
-                Ok(())
-            } else {
-                Err(Usage(format!("--{what} {value}: {first} to {last} can be")))
-            }
-        };
-        limit("workers", self.workers as u64, 1, 16)?;
-        limit("clients", self.clients.into(), 1, CLIENTS_MAX)?;
-        limit("services", self.services.into(), 1, world::SERVICES_MAX.into())?;
+        within("workers", self.workers as u64, 1, 16u64)?;
+        within("clients", self.clients, 1, CLIENTS_MAX)?;
+        within("services", self.services, 1, world::SERVICES_MAX)?;
         let flows_max = self.map().flows_max().min(FLOWS_MAX);
-        limit("flows", self.flows.into(), self.workers as u64, flows_max)?;
-        limit("changes-per-second", self.changes_per_second.into(), 1, 1_000_000)?;
-        if !(self.seconds > 0.0 && self.seconds <= 3600.0) {
-            return Err(Usage(format!(
-                "--seconds {}: more than 0, at most 3600",
-                self.seconds
-            )));
-        }
+        within("flows", self.flows, self.workers as u64, flows_max)?;
+        within("changes-per-second", self.changes_per_second, 1, 1_000_000u64)?;
+        measurable(self.seconds)?;
         Ok(())
     }
 
