@@ -185,13 +185,13 @@ impl Args {
         if self.case == Case::NewFlows && (self.workers > 1 || self.dist == Distribution::Zipf) {
             return Err(Usage("new-flows runs with one worker and uniformly".into()));
         }
-        limit(
+        within(
             "services",
-            self.services.into(),
+            self.services,
             NEW_FLOW_SERVICES_MIN,
-            case::NEW_FLOW_SERVICES_MAX.into(),
+            case::NEW_FLOW_SERVICES_MAX,
         )?;
-        limit("rules", self.rules.into(), 0, case::NEW_FLOW_RULES_MAX.into())?;
+        within("rules", self.rules, 0, case::NEW_FLOW_RULES_MAX)?;
         let flows_max = u64::from(self.services) * u64::from(case::CLIENT_PORTS) / NEW_FLOW_ROUND;
         if self.case == Case::NewFlows && u64::from(self.flows) > flows_max {
             return Err(Usage(format!(
