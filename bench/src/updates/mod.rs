@@ -54,7 +54,8 @@ pub(crate) struct Args {
     /// What changes; label: one change at a time.
     #[arg(long, value_enum, default_value = "endpoint")]
     pub(crate) event: Event,
-    /// The clients' policy names the backends by an IP set, which changes with them; otherwise it allows any address.
+    /// The clients' policy names the backends by an IP set, which changes with them; otherwise it allows any address. All
+    /// Services are UDP then: a connection to a pod that left the set is denied.
     #[arg(long)]
     pub(crate) by_set: bool,
     /// Pods that the packets come from.
@@ -91,6 +92,7 @@ impl Args {
         Map {
             services: self.services,
             clients: self.clients,
+            by_set: self.by_set,
         }
     }
 
@@ -140,7 +142,7 @@ struct Work {
 pub(crate) fn run(args: &Args) -> Result<Line> {
     let map = args.map();
     let truth = Truth::new(map);
-    let world = World::new(map, args.by_set);
+    let world = World::new(map);
     // Datagram flows that moved leave room for themselves when their entry is decided again.
     let connections = args.flows + args.flows / 2 + 8192;
     let valid = ValidState::try_from(world.state(connections)).context("the bench's state")?;

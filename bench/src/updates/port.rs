@@ -8,7 +8,7 @@ use fastpath::io::frame::HEADROOM;
 use fastpath::io::{Capabilities, Frame, Memory, PacketIo};
 
 use super::pool::{Pool, resize};
-use super::world::{Map, Pod, is_tcp};
+use super::world::{Map, Pod};
 use crate::pipeline::case::{GATEWAY_MAC, client_address, node_address, node_mac, pod_mac, vip, vtep_mac};
 use crate::pipeline::packet::{
     ChecksumFill, Content, Family, Step, Transport, Tunnel, VXLAN_LEN, fold, frame, halves, sum, vxlan,
@@ -19,6 +19,7 @@ use crate::pipeline::packet::{
 pub(super) struct Turn {
     pub(super) flow: u32,
     pub(super) service: u32,
+    pub(super) transport: Transport,
     pub(super) source_port: u16,
     /// Who answers; of answers alone.
     pub(super) pod: Option<Pod>,
@@ -26,9 +27,11 @@ pub(super) struct Turn {
 
 impl Turn {
     pub(super) fn of(map: Map, flow: u32) -> Self {
+        let service = map.service(flow);
         Self {
             flow,
-            service: map.service(flow),
+            service,
+            transport: map.transport(service),
             source_port: map.source_port(flow),
             pod: None,
         }
@@ -202,11 +205,7 @@ impl Sent {
 
 /// The packet of `turn`, as its sender builds it.
 fn whole(map: Map, step: Step, turn: Turn) -> Vec<u8> {
-    let transport = if is_tcp(turn.service) {
-        Transport::Tcp
-    } else {
-        Transport::Udp
-    };
+    let transport = turn.transport;
     let (source, destination) = (map.source(turn.flow), map.destination(turn.flow));
     let content = |src, dst| Content {
         transport,
@@ -287,10 +286,9 @@ impl Templates {
 
     #[inline]
     fn write(&self, turn: Turn, bytes: &mut [u8]) {
-        let template = if is_tcp(turn.service) {
-            &self.tcp
-        } else {
-            &self.udp
+        let template = match turn.transport {
+            Transport::Tcp => &self.tcp,
+            Transport::Udp => &self.udp,
         };
         let Some(bytes) = bytes.first_chunk_mut::<FRAME_LEN>() else {
             return;
@@ -319,6 +317,7 @@ mod tests {
         let map = Map {
             services: 50,
             clients: 3,
+            by_set: false,
         };
         for flow in [0, 1, 49, 50, 151, 12_345] {
             let turn = Turn::of(map, flow);

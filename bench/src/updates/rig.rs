@@ -16,9 +16,9 @@ use fastpath::worker::{Worker, WorkerConfig};
 
 use super::pool::Pool;
 use super::port::{Play, Sent, Turn, UpdatePort};
-use super::world::{Map, Pod, Slot, Truth, client_port, is_tcp};
+use super::world::{Map, Pod, Slot, Truth, client_port};
 use crate::pipeline::case::node_address;
-use crate::pipeline::packet::Step;
+use crate::pipeline::packet::{Step, Transport};
 use crate::random::Random;
 
 /// One worker and what is around it.
@@ -258,7 +258,7 @@ impl Rig {
         }
         let own = &mut self.homes[at as usize];
         let stays = *own == home(pod);
-        if is_tcp(service) {
+        if map.transport(service) == Transport::Tcp {
             // Never another backend in the middle of a connection.
             return if stays {
                 Went::Right

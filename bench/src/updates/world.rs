@@ -9,17 +9,30 @@ use fastpath::underlay::{Link, Neighbour, NextHop, Underlay, UnderlayRoute};
 
 use crate::pipeline::case::{GATEWAY_MAC, client_address, node_address, node_mac, pod_mac, vip, vtep_mac};
 use crate::pipeline::cluster::{POD_MTU, UPLINK_MTU, origin, port};
+use crate::pipeline::packet::Transport;
 
 /// How flows are spread over clients and Services.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Map {
-    /// Service ports, half of them TCP and half UDP.
+    /// Service ports.
     pub(super) services: u32,
     /// Pods of this node that speak to them.
     pub(super) clients: u16,
+    /// Policy names the backends by an IP set: all Services are UDP then, since a connection to a pod that left the set would
+    /// be denied.
+    pub(super) by_set: bool,
 }
 
 impl Map {
+    /// Every second Service is TCP, the others UDP.
+    pub(super) fn transport(self, service: u32) -> Transport {
+        if !self.by_set && service.is_multiple_of(2) {
+            Transport::Tcp
+        } else {
+            Transport::Udp
+        }
+    }
+
     pub(super) fn service(self, flow: u32) -> u32 {
         flow % self.services
     }
@@ -44,11 +57,6 @@ impl Map {
     pub(super) fn flows_max(self) -> u64 {
         u64::from(u16::MAX - FIRST_CLIENT_PORT) * u64::from(self.clients) * u64::from(self.services)
     }
-}
-
-/// The protocol of a Service.
-pub(super) fn is_tcp(service: u32) -> bool {
-    service.is_multiple_of(2)
 }
 
 /// One of the places that a Service has for a backend: pods replace each other in it, two addresses in turns.
@@ -148,19 +156,16 @@ pub(super) struct World {
     extra: Vec<bool>,
     pub(super) version: u64,
     changes: u32,
-    /// Policy names the backends: a pod that is replaced changes an IP set too.
-    has_policy: bool,
 }
 
 impl World {
-    pub(super) fn new(map: Map, has_policy: bool) -> Self {
+    pub(super) fn new(map: Map) -> Self {
         Self {
             map,
             second: vec![false; (map.services * PLACES) as usize],
             extra: vec![false; usize::from(map.clients)],
             version: 1,
             changes: 0,
-            has_policy,
         }
     }
 
@@ -213,7 +218,7 @@ impl World {
                 kind: proto::ip_set::Kind::Addresses as i32,
                 members: members.map(member).collect(),
             }],
-            policies: vec![allow_backends(self.has_policy), deny_elsewhere()],
+            policies: vec![allow_backends(self.map.by_set), deny_elsewhere()],
             limits: Some(proto::Limits {
                 connections,
                 services: self.map.services.max(1 << 16),
@@ -238,7 +243,7 @@ impl World {
         let come = self.listed(slot);
         truth.changed(slot, self.version + 1, come.second);
         let mut changes = vec![proto::change::Change::Service(self.service(number))];
-        if self.has_policy {
+        if self.map.by_set {
             changes.push(proto::change::Change::IpSetDelta(proto::IpSetDelta {
                 id: BACKENDS.into(),
                 removed: vec![member(gone)],
@@ -286,7 +291,10 @@ impl World {
         proto::Service {
             id: format!("default/service-{number}:http"),
             origin: Some(origin("Service", &format!("service-{number}"))),
-            protocol: if is_tcp(number) { 6 } else { 17 },
+            protocol: match self.map.transport(number) {
+                Transport::Tcp => 6,
+                Transport::Udp => 17,
+            },
             port: SERVICE_PORT.into(),
             cluster_ips: vec![bytes(vip(number))],
             backends: (0..PLACES).map(backend).collect(),
@@ -495,8 +503,9 @@ mod tests {
         let map = Map {
             services: 1000,
             clients: 2,
+            by_set: true,
         };
-        let (mut world, truth) = (World::new(map, true), Truth::new(map));
+        let (mut world, truth) = (World::new(map), Truth::new(map));
         let before: Vec<_> = (0..1000).map(|number| world.service(number)).collect();
         for _ in 0..1000 {
             world.replace_backend(&truth);
