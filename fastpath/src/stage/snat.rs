@@ -179,7 +179,7 @@ impl<O: Observer> Pass<'_, O> {
     fn make_room<L: Table<K, W>, const K: usize, const W: usize>(&mut self) -> bool {
         let (deadlines, now_ms, unanswered) = (self.deadlines, self.now_ms, self.shared.unanswered());
         let (mut expired, mut evicted, mut forgotten) = (0, 0, 0_i64);
-        let swept = L::writer(self.flows).sweep(MAKE_ROOM_SLOTS, |connection| {
+        let mut judge = |connection: &flowtable::Connection<'_, K, W>| {
             let bits = Bits(connection.state().bits());
             let idle =
                 |direction| super::hit::idle_ms(now_ms, SeenWord(connection.record(direction).word(L::SEEN)));
@@ -206,7 +206,13 @@ impl<O: Observer> Pass<'_, O> {
             } else {
                 Sweep::Keep
             }
-        });
+        };
+        let writer = L::writer(self.flows);
+        let mut swept = writer.sweep(MAKE_ROOM_SLOTS, &mut judge);
+        if swept.removed == 0 && swept.wrapped {
+            // It came to the end of the share before it had looked at as many as it may.
+            swept = writer.sweep(MAKE_ROOM_SLOTS, &mut judge);
+        }
         self.counters.flows_expired.add(expired);
         self.counters.flows_evicted.add(evicted);
         self.shared.count_affinities(-forgotten);

@@ -32,10 +32,9 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
             return;
         }
         self.sweeper.swept_ns = now_ns;
-        let steps = steps.min(STEPS_TOGETHER_MAX) as u32;
-        let slots = |of_step: u32| of_step.saturating_mul(steps).min(SLOTS_TOGETHER_MAX);
-        let v4 = slots(self.flows.v4.sweep_budget(STEPS_PER_ROUND));
-        let v6 = slots(self.flows.v6.sweep_budget(STEPS_PER_ROUND));
+        let parts = STEPS_PER_ROUND / steps.min(STEPS_TOGETHER_MAX) as u32;
+        let v4 = self.flows.v4.sweep_budget(parts).min(SLOTS_TOGETHER_MAX);
+        let v6 = self.flows.v6.sweep_budget(parts).min(SLOTS_TOGETHER_MAX);
         self.sweep_part(now_ns, v4, v6);
     }
 
