@@ -188,6 +188,18 @@ impl Twins {
         }
     }
 
+    /// A flow of datagrams that nobody has answered yet.
+    fn ask(&mut self) {
+        let f = Fam::V4;
+        let (from, to) = (f.at(&f.pod(1, 6), 4100), f.at(&f.pod(1, 5), 80));
+        let question = udp(&from, &to).payload(20);
+        assert_eq!(self.both("client", &question.l3()).verdict, "tx");
+        self.flows.push(Flow {
+            sides: [("client", question), ("web", udp(&to, &from))],
+            node: None,
+        });
+    }
+
     /// Sends a packet to both and compares what they say.
     fn both(&mut self, port: &str, l3: &[u8]) -> crate::lab::Line {
         let [short, general] = self.labs.each_mut().map(|lab| lab.send_l3(port, l3));
@@ -277,6 +289,7 @@ proptest! {
     #[test]
     fn both_ways_give_the_same(tx_checksum: bool, steps in proptest::collection::vec(step(), 1..80)) {
         let mut twins = Twins::new(tx_checksum);
+        twins.ask();
         let mut numbers = Vec::new();
         for step in &steps {
             numbers.push(twins.feed(step));
@@ -317,6 +330,26 @@ fn packets_of_flows_that_are_up_take_the_short_way() {
             assert_eq!((short - before, general), (1, 0), "{pkt:?}");
         }
     }
+}
+
+#[test]
+fn datagrams_that_nobody_answers_take_the_short_way() {
+    let mut twins = Twins::new(true);
+    twins.ask();
+    let (port, question) = twins.flows.last().unwrap().sides[0].clone();
+    let replayed = |twins: &Twins| {
+        twins
+            .labs
+            .each_ref()
+            .map(|lab| lab.worker.counters().replayed.get())
+    };
+    let [before, _] = replayed(&twins);
+    for _ in 0..20 {
+        twins.both(port, &question.l3());
+    }
+    // The first of them still made the state `Udp`.
+    assert_eq!(replayed(&twins), [before + 19, 0]);
+    twins.compare();
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Reads one record, the generations, one way. Sets the running words, the headers. Verdict: tx. Whatever would come to another
 //! one, or change the connection's state, is given back before anything has been touched.
 
-use flowtable::{FlowRef, State};
+use flowtable::{Direction, FlowRef, State};
 
 use super::super::hit::{both_ways, idle_ms};
 use super::super::{Pass, rewrite};
@@ -95,10 +95,13 @@ impl<O: Observer> Pass<'_, O> {
         Some(())
     }
 
-    /// A flow of UDP that is no stream yet, and does not become one by a packet now.
+    /// A flow of UDP that is no stream yet, and does not become one by a packet now: answered, or this is not the answer.
     #[inline(never)]
     fn is_steady_udp(&self, flow: FlowRef, state: State, seen: SeenWord) -> bool {
-        state.is_stable_with(Bits::STEADY, Bits::steady(ConnState::Udp))
+        let answered = Bits::steady(ConnState::Udp);
+        let is_question = flow.direction() == Direction::Original;
+        (state.is_stable_with(Bits::STEADY, answered)
+            || is_question && state.is_stable_with(Bits::STEADY, answered & !Bits::ANSWERED))
             && ConnState::Udp.after(&both_ways::<V4, 2, 8>(self.v4, flow, seen, self.now_ms))
                 == ConnState::Udp
             && idle_ms(self.now_ms, seen) < self.deadlines.of(ConnState::Udp)
