@@ -33,6 +33,7 @@ use wire::Packet;
 use crate::answer::icmp_error::IcmpErrors;
 use crate::conntrack::Deadlines;
 use crate::counters::Counters;
+use crate::flow::Tuple;
 use crate::flow::key::{Family, V4, V6, tuple_of_packet};
 use crate::flow::record::Layout;
 use crate::fragment::FragmentKey;
@@ -52,7 +53,7 @@ pub(crate) use fragments::{FragmentNote, FragmentOutcome};
 pub(crate) use hit::idle_ms;
 pub(crate) use hold::Hold;
 pub(crate) use ingress::{Parsed, Place};
-pub(crate) use plain::{Gate, Gates, Lane, Opening, Ways};
+pub(crate) use plain::{Decision, Gate, Gates, Lane, Ways};
 pub(crate) use snat::Exhausted;
 
 /// The flow tables of one worker: its way to change them.
@@ -115,8 +116,8 @@ pub(crate) struct Pass<'a, O: Observer> {
     pub icmp_errors: &'a mut IcmpErrors,
     pub hold: &'a mut Hold,
     pub exhausted: &'a mut Exhausted,
-    /// Flows between two steps.
-    pub openings: &'a mut Vec<Opening>,
+    /// What was decided of packets that open flows, between two steps.
+    pub decisions: &'a mut Vec<Decision>,
     /// Frames between two steps: fragments of one packet, those released by a first fragment.
     pub scratch: &'a mut Vec<Frame>,
     pub released: &'a mut Vec<(Frame, FragmentNote)>,
@@ -137,18 +138,26 @@ pub(crate) struct Pass<'a, O: Observer> {
 impl<O: Observer> Pass<'_, O> {
     /// The verdict of a packet that goes nowhere.
     pub(crate) fn drop(&mut self, inbound: Inbound, reason: DropReason, fate: Fate) {
-        self.remember_drop(&inbound, reason, fate.rule);
+        self.remember_drop(inbound.port, reason, fate.rule, |pass| {
+            tuple_of_packet(pass.l3(&inbound), &inbound.place.packet, inbound.place.zone)
+        });
         self.drop_frame(inbound.frame, inbound.number, reason, fate);
     }
 
     /// Notes a drop for the person on call: a few of each batch, so that a flood of them costs little.
-    fn remember_drop(&mut self, inbound: &Inbound, reason: DropReason, rule: Option<RuleId>) {
+    #[inline]
+    fn remember_drop(
+        &mut self,
+        port: PortId,
+        reason: DropReason,
+        rule: Option<RuleId>,
+        tuple: impl FnOnce(&Self) -> Tuple,
+    ) {
         if self.remembered_left == 0 {
             return;
         }
         self.remembered_left -= 1;
-        let tuple = tuple_of_packet(self.l3(inbound), &inbound.place.packet, inbound.place.zone);
-        let (at_ns, port) = (self.now_ns, inbound.port);
+        let (at_ns, tuple) = (self.now_ns, tuple(self));
         self.counters.recent.record(&RecentDrop {
             at_ns,
             port,

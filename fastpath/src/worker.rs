@@ -26,7 +26,7 @@ use crate::rng::Rng;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 use crate::stage::{
-    Exhausted, Flows, FragmentNote, FragmentOutcome, Gate, Gates, Hold, Opening, Pass, Ways, ingress,
+    Decision, Exhausted, Flows, FragmentNote, FragmentOutcome, Gate, Gates, Hold, Pass, Ways, ingress,
 };
 
 /// How a worker is set up.
@@ -71,7 +71,7 @@ pub struct Worker<P: PacketIo, O: Observer> {
     icmp_errors: IcmpErrors,
     hold: Hold,
     exhausted: Exhausted,
-    openings: Vec<Opening>,
+    decisions: Vec<Decision>,
     scratch: Vec<Frame>,
     released: Vec<(Frame, FragmentNote)>,
     rng: Rng,
@@ -144,7 +144,7 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
             icmp_errors: IcmpErrors::default(),
             hold: Hold::default(),
             exhausted: Exhausted::default(),
-            openings: Vec::with_capacity(BATCH_MAX),
+            decisions: Vec::with_capacity(BATCH_MAX),
             scratch: Vec::with_capacity(SCRATCH_FIRST),
             released: Vec::with_capacity(SCRATCH_FIRST),
             counters,
@@ -347,7 +347,7 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
             icmp_errors: &mut self.icmp_errors,
             hold: &mut self.hold,
             exhausted: &mut self.exhausted,
-            openings: &mut self.openings,
+            decisions: &mut self.decisions,
             scratch: &mut self.scratch,
             released: &mut self.released,
             deadlines: &self.deadlines,

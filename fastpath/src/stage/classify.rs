@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use flowtable::FlowRef;
 
-use super::decide::{Question, answer_of_this_node, decide};
+use super::decide::{Plan, Question, Refusal, answer_of_this_node, decide};
 use super::forward::Rewrite;
 use super::hit::is_opening;
 use super::ingress::is_source_of;
@@ -50,22 +50,31 @@ impl<O: Observer> Pass<'_, O> {
         if packet.is_echo_reply() && self.answer_of_this_node(&question).is_none() {
             return self.drop(inbound, DropReason::NoFlow, NOTHING);
         }
-        let plan = match decide(&question, vip, self.snapshot, self.rng) {
+        let decided = decide(&question, vip, self.snapshot, self.rng);
+        self.carry_out::<L, K, W>(inbound, &from, vip, decided);
+    }
+
+    /// Gives a packet without an entry the verdict that was decided for its flow, whose tuple is `from`.
+    #[inline]
+    pub(super) fn carry_out<L: Table<K, W>, const K: usize, const W: usize>(
+        &mut self,
+        inbound: Inbound,
+        from: &Tuple,
+        vip: VipLookup<'_>,
+        decided: Result<Plan, Refusal>,
+    ) {
+        let plan = match decided {
             Ok(plan) => plan,
             Err(refusal) => {
                 self.count_rule(refusal.rule, true);
-                let fate = Fate {
-                    rule: refusal.rule,
-                    service: refusal.service,
-                    ..NOTHING
-                };
+                let fate = refusal.fate();
                 return self.refuse(inbound, refusal.reason, refusal.answer, fate);
             }
         };
-        if let Err(unfit) = self.fits(&packet, plan.exit) {
+        if let Err(unfit) = self.fits(&inbound.place.packet, plan.exit) {
             return self.refuse(inbound, unfit.reason, unfit.answer, NOTHING);
         }
-        let (flow, to) = match self.install::<L, K, W>(&inbound, &from, &plan) {
+        let (flow, to) = match self.install::<L, K, W>(&inbound, from, &plan) {
             Installed::Here(flow, to) => (flow, to),
             Installed::Already(flow) => return self.hit_or_drop::<L, K, W>(inbound, flow),
             Installed::Refused(reason) => {
@@ -77,9 +86,9 @@ impl<O: Observer> Pass<'_, O> {
             }
         };
         self.count_rule(plan.rule, true);
-        self.note_affinity::<L, K, W>(&from, &to, vip);
+        self.note_affinity::<L, K, W>(from, &to, vip);
         let fate = self.fate_of_flow::<L, K, W>(flow, true, plan.rule);
-        let rewrite = rewrite_to(&from, &to);
+        let rewrite = rewrite_to(from, &to);
         self.forward(inbound, plan.exit, rewrite, fate);
     }
 
@@ -141,7 +150,7 @@ impl<O: Observer> Pass<'_, O> {
     }
 
     /// Plain from outside to an address of this node, and no Service of ours: the kernel's, without an entry.
-    fn is_for_the_kernel_alone(&self, from: &Tuple, vip: VipLookup<'_>) -> bool {
+    pub(super) fn is_for_the_kernel_alone(&self, from: &Tuple, vip: VipLookup<'_>) -> bool {
         from.zone.ingress() == Ingress::Uplink
             && matches!(vip, VipLookup::NotService)
             && self.snapshot.route(from.dst).target == RouteTarget::ThisNode

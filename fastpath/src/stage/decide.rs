@@ -8,8 +8,10 @@ use std::net::IpAddr;
 
 use wire::IpProtocol;
 
+use super::NOTHING;
 use super::refuse::{Answer, node_address};
 use crate::flow::{Ingress, Tuple, Zone};
+use crate::observe::Fate;
 use crate::rng::Rng;
 use crate::snapshot::{
     AdjacencyEncap, AdjacencyId, Backend, Direction, PolicyQuery, Port, PortKind, Route, RouteTarget, RuleId,
@@ -86,6 +88,15 @@ impl Refusal {
             rule: None,
             service: None,
             shards: [NO_SHARD; 3],
+        }
+    }
+
+    /// What it says of the packet.
+    pub(crate) fn fate(&self) -> Fate {
+        Fate {
+            rule: self.rule,
+            service: self.service,
+            ..NOTHING
         }
     }
 }

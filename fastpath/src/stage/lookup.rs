@@ -17,11 +17,12 @@ impl<O: Observer> Pass<'_, O> {
     /// Gives every frame of the batch its verdict: runs of steady packets together, of opening ones too, each other packet by itself.
     pub(crate) fn decide_all(&mut self, batch: &mut Batch) {
         let mut next = Next::default();
+        let mut prospects = None;
         while next.frame < batch.frames.len() {
             let replayed = self.replay_run(batch, next.frame);
             self.counters.replayed.add(replayed as u64);
             next.frame += replayed;
-            let opened = self.open_run(batch, next.frame);
+            let opened = self.open_run(batch, next.frame, &mut prospects);
             next.frame += opened;
             if opened == 0 && next.frame < batch.frames.len() {
                 self.decide(batch, &mut next);
@@ -72,19 +73,33 @@ impl<O: Observer> Pass<'_, O> {
     /// A plain packet that the short way does not serve takes the general way from its start.
     pub(super) fn not_steady(
         &mut self,
-        mut frame: Frame,
+        frame: Frame,
         number: PacketNumber,
         port: PortId,
         lookup: &Lookup<'_, 2>,
     ) {
+        if let Some((frame, place)) = self.admit_plain(frame, number, port) {
+            self.packet::<V4, 2, 8>(frame, number, port, place, lookup);
+        }
+    }
+
+    /// Reads a plain packet as the general way does. `None`: it has got its verdict.
+    pub(super) fn admit_plain(
+        &mut self,
+        mut frame: Frame,
+        number: PacketNumber,
+        port: PortId,
+    ) -> Option<(Frame, Place)> {
         let Some(at) = self.snapshot.port(port) else {
-            return self.drop_frame(frame, number, DropReason::PortGone, NOTHING);
+            self.drop_frame(frame, number, DropReason::PortGone, NOTHING);
+            return None;
         };
         match ingress::admit(self.memory, &mut frame, at, self.snapshot) {
-            Parsed::Ip(place) => self.packet::<V4, 2, 8>(frame, number, port, place, lookup),
+            Parsed::Ip(place) => Some((frame, place)),
             other => {
                 debug_assert!(false, "a plain packet is one to be forwarded, not {other:?}");
                 self.drop_frame(frame, number, DropReason::Malformed, NOTHING);
+                None
             }
         }
     }

@@ -11,7 +11,8 @@
 //!
 //! ```text
 //! plain? ─► key, hash, prefetch ─► lookup ─► steady? ─► running words, rewrite, header ─► outbox
-//!    └─ no: ingress                ├─ opens? ─► Service, decide, install, as above ──────────────────┘
+//!    └─ no: ingress                ├─ opens? ─► Service, decide ─┬─ allowed: install, as above ──────┘
+//!                                  │                            └─ refused: the verdict; or ingress, then as decided
 //!                                  └─ neither: ingress, then as any hit or miss
 //! ```
 
@@ -19,10 +20,11 @@ mod gate;
 mod head;
 mod lane;
 mod open;
+mod prospects;
 mod replay;
 mod way;
 
 pub(crate) use gate::{Gate, Gates};
 pub(crate) use lane::Lane;
-pub(crate) use open::Opening;
+pub(crate) use open::Decision;
 pub(crate) use way::Ways;

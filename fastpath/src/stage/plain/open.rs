@@ -1,18 +1,23 @@
 //! Open: plain packets that open flows, a run of them together, so that what each needs of memory is asked for before any waits.
 //!
-//! Reads Services, routes, policy, one way. Sets both records of each flow, and the headers. Verdict: tx. What would come to another
-//! one, or takes more than this (session affinity, a source port, the kernel, a next hop without a MAC), is given back before
-//! anything has been touched, and takes the general way.
+//! Reads Services, routes, policy, one way. Sets both records of each flow, and the headers. Verdicts: tx; drop, where nobody is told
+//! why. What takes more than this (an answer, session affinity, a source port, the kernel, a next hop without a MAC) takes the
+//! general way, alone and as it was decided.
+//!
+//! A run is decided first and then carried out, packet by packet. Decisions depend on the snapshot, on the worker's random numbers in
+//! their order, and on there being no entry of the packet's key; so a packet that draws more numbers, or may have the key of a flow
+//! before it, ends the run, and a refused one looks for an entry once more. No packet is decided twice, and
+//! [`Prospects`] are looked up once for a batch, however many runs it falls into.
 
-use contract::valid::AddressPort;
 use flowtable::{Direction, FlowHash, FlowRef};
 use wire::IpProtocol;
 use wire::tcp::TcpFlags;
 
-use super::super::classify::source_is_right;
-use super::super::decide::{Exit, Plan, Question, decide};
-use super::super::{Pass, rewrite};
+use super::super::decide::{Exit, Plan, Question, Refusal, decide};
+use super::super::refuse::Answer;
+use super::super::{Inbound, Pass, rewrite};
 use super::lane::{Kind, Lane};
+use super::prospects::Prospects;
 use super::replay::ADDRESSES;
 use super::way::BLOCK_LEN;
 use crate::batch::Batch;
@@ -20,11 +25,18 @@ use crate::conntrack::ConnState;
 use crate::flow::key::{Family, V4, reversed_addresses, reversed_ports};
 use crate::flow::record::{Bits, BytesWord, Layout, PortsWord, SeenWord};
 use crate::fragment::complete::complete_tcp_udp;
-use crate::io::{BATCH_MAX, Checksum, Frame};
+use crate::io::{Checksum, Frame};
 use crate::observe::{Observer, PacketNumber};
 use crate::port::PortId;
-use crate::snapshot::{AdjacencyId, RuleId, VipLookup};
-use crate::verdict::Verdict;
+use crate::snapshot::{AdjacencyId, RuleId, Shard, VipLookup};
+use crate::verdict::{DropReason, Verdict};
+
+/// What was decided of a packet that opens a flow, to be carried out after the packets before it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Decision {
+    Open(Opening),
+    Refuse(Refusal),
+}
 
 /// A flow that was decided and is to be installed.
 #[derive(Clone, Copy, Debug)]
@@ -33,86 +45,175 @@ pub(crate) struct Opening {
     reply_hash: FlowHash,
     exit: AdjacencyId,
     stamp: u64,
+    shards: [Shard; 3],
     /// Of both directions.
     bits: [u64; 2],
     rule: Option<RuleId>,
 }
 
-impl<O: Observer> Pass<'_, O> {
-    /// Opens the flows of the batch's frames from number `from` on, up to one that is not plain and opening. Returns how many got their
-    /// verdict.
+impl<'a, O: Observer> Pass<'a, O> {
+    /// Gives the batch's frames from number `from` on their verdicts, up to one that is not plain and opening, or whose decision depends on
+    /// what becomes of those before it. Returns how many got theirs.
     #[inline(never)]
-    pub(in super::super) fn open_run(&mut self, batch: &mut Batch, from: usize) -> usize {
-        let lanes = &batch.lanes[from..batch.frames.len()];
-        if !lanes.first().is_some_and(Lane::opens) {
+    pub(in super::super) fn open_run(
+        &mut self,
+        batch: &mut Batch,
+        from: usize,
+        prospects: &mut Option<Prospects<'a>>,
+    ) -> usize {
+        let lanes = &batch.lanes[..batch.frames.len()];
+        if !lanes.get(from).is_some_and(Lane::opens) {
             return 0;
         }
-        // Services first: the walks to all of them are under way at once.
-        let mut places = [NOWHERE; BATCH_MAX];
-        let mut keys = Keys::default();
-        let mut len = 0;
-        for (at, lane) in lanes.iter().enumerate() {
-            if !lane.opens() || !keys.add(lane.hash) {
+        let prospects = prospects.get_or_insert_with(|| Prospects::of(lanes, from, self.snapshot));
+        let mut decisions = std::mem::take(self.decisions);
+        debug_assert!(decisions.is_empty());
+        let (mut keys, mut last) = (Keys::default(), None);
+        for (at, lane) in lanes.iter().enumerate().skip(from) {
+            if !lane.opens() || keys.may_have(lane.hash) {
                 break;
             }
-            let to = V4::tuple(&lane.key);
-            places[at] = AddressPort {
-                address: to.dst,
-                protocol: to.proto.0,
-                port: to.dport,
-            };
-            len = at + 1;
-        }
-        let vips = self.snapshot.vip_each::<BATCH_MAX>(&places[..len]);
-        let mut openings = std::mem::take(self.openings);
-        debug_assert!(openings.is_empty());
-        for (at, vip) in vips[..len].iter().enumerate() {
-            let Some(opening) = self.decide_opening(&lanes[at], *vip) else {
-                break;
-            };
-            openings.push(opening);
-        }
-        let opened = openings.len();
-        for (at, opening) in openings.drain(..).enumerate() {
-            let lane = &lanes[at];
-            let number = PacketNumber(self.first_number + (from + at) as u64);
-            let frame = &mut batch.frames[from + at];
-            let Some((flow, port, sent)) = self.open(frame, lane, &opening) else {
-                self.not_steady(frame.take(), number, batch.ports[from + at], &lane.lookup());
-                continue;
-            };
-            if O::ACTIVE {
-                let fate = self.fate_of_flow::<V4, 2, 8>(flow, true, opening.rule);
-                self.decided(number, fate, Verdict::Tx(port));
+            match self.decide_opening(lane, prospects.at(at)) {
+                Ok(decision) => {
+                    if matches!(decision, Decision::Open(_)) {
+                        keys.add(lane.hash);
+                    }
+                    decisions.push(decision);
+                }
+                Err(plan) => {
+                    last = plan;
+                    break;
+                }
             }
-            self.counters.opened.add(1);
-            self.outbox.forward(port, sent, O::ACTIVE.then_some(number));
         }
-        *self.openings = openings;
-        opened
+        let end = from + decisions.len();
+        let mut has_opened = false;
+        for (at, decision) in (from..).zip(decisions.drain(..)) {
+            match decision {
+                Decision::Open(opening) => {
+                    has_opened = true;
+                    self.open_plain(batch, at, &opening, prospects);
+                }
+                Decision::Refuse(refusal) => self.refuse_plain(batch, at, &refusal, has_opened, prospects),
+            }
+        }
+        *self.decisions = decisions;
+        let Some(plan) = last else {
+            return end - from;
+        };
+        self.carry_out_plain(batch, end, Ok(plan), prospects);
+        end + 1 - from
     }
 
-    /// What becomes of the flow that a packet opens, the bucket of its replies on its way; `None`: the general way is to say.
+    /// Opens the flow of frame number `at`, and forwards it.
     #[inline]
-    fn decide_opening(&mut self, lane: &Lane, vip: VipLookup<'_>) -> Option<Opening> {
-        let from = V4::tuple(&lane.key);
-        let is_affine = matches!(vip, VipLookup::Service(service) if service.affinity_s > 0);
-        if is_affine
-            || source_is_right(self.snapshot, from.zone.ingress(), from.src).is_err()
-            || self.expected_zone(&from).is_some()
-            || self.v4.lookup(&lane.key, lane.hash).is_some()
-        {
-            return None;
+    fn open_plain(&mut self, batch: &mut Batch, at: usize, opening: &Opening, prospects: &Prospects<'_>) {
+        let number = PacketNumber(self.first_number + at as u64);
+        let opened = self.open(&mut batch.frames[at], &batch.lanes[at], opening);
+        let Some((flow, port, sent)) = opened else {
+            let plan = opening.plan(&batch.lanes[at]);
+            return self.carry_out_plain(batch, at, Ok(plan), prospects);
+        };
+        if O::ACTIVE {
+            let fate = self.fate_of_flow::<V4, 2, 8>(flow, true, opening.rule);
+            self.decided(number, fate, Verdict::Tx(port));
         }
+        self.counters.opened.add(1);
+        self.outbox.forward(port, sent, O::ACTIVE.then_some(number));
+    }
+
+    /// Drops frame number `at`, or answers it; forwards it if a flow was opened before it that it belongs to.
+    #[inline]
+    fn refuse_plain(
+        &mut self,
+        batch: &mut Batch,
+        at: usize,
+        refusal: &Refusal,
+        has_opened: bool,
+        prospects: &Prospects<'_>,
+    ) {
+        let lane = &batch.lanes[at];
+        let is_answered = refusal.answer != Answer::None;
+        if is_answered || has_opened && self.v4.lookup(&lane.key, lane.hash).is_some() {
+            return self.carry_out_plain(batch, at, Err(*refusal), prospects);
+        }
+        let number = PacketNumber(self.first_number + at as u64);
+        self.count_rule(refusal.rule, true);
+        self.remember_drop(batch.ports[at], refusal.reason, refusal.rule, |_| {
+            V4::tuple(&lane.key)
+        });
+        let frame = batch.frames[at].take();
+        self.drop_frame(frame, number, refusal.reason, refusal.fate());
+    }
+
+    /// Gives frame number `at`, of which this was decided, its verdict the general way.
+    #[inline(never)]
+    fn carry_out_plain(
+        &mut self,
+        batch: &mut Batch,
+        at: usize,
+        decided: Result<Plan, Refusal>,
+        prospects: &Prospects<'_>,
+    ) {
+        let number = PacketNumber(self.first_number + at as u64);
+        let (frame, port, lane) = (batch.frames[at].take(), batch.ports[at], &batch.lanes[at]);
+        let Some((frame, place)) = self.admit_plain(frame, number, port) else {
+            return;
+        };
+        let mut inbound = Inbound {
+            frame,
+            number,
+            port,
+            place,
+            hash: lane.hash.value(),
+        };
+        // Asked now: a packet since the decision may have made the entry.
+        if let Some(flow) = self.v4.lookup(&lane.key, lane.hash) {
+            match self.hit::<V4, 2, 8>(inbound, flow) {
+                Ok(()) => return,
+                Err(missed) => inbound = missed,
+            }
+        }
+        let vip = prospects.at(at).unwrap_or(VipLookup::NotService);
+        self.carry_out::<V4, 2, 8>(inbound, &V4::tuple(&lane.key), vip, decided);
+    }
+
+    /// What becomes of the flow that a packet opens, the bucket of its replies on its way. Else a plan that is not for the short way, or
+    /// nothing where the general one is to be asked; no later packet may be decided before either is carried out.
+    #[inline]
+    fn decide_opening(
+        &mut self,
+        lane: &Lane,
+        prospect: Result<VipLookup<'_>, DropReason>,
+    ) -> Result<Decision, Option<Plan>> {
+        let from = V4::tuple(&lane.key);
+        if self.v4.lookup(&lane.key, lane.hash).is_some() {
+            return Err(None);
+        }
+        let vip = match prospect {
+            Ok(vip) => vip,
+            Err(reason) => return Ok(Decision::Refuse(Refusal::new(reason, Answer::None))),
+        };
+        if self.expected_zone(&from).is_some() || self.is_for_the_kernel_alone(&from, vip) {
+            return Err(None);
+        }
+        let is_affine = matches!(vip, VipLookup::Service(service) if service.affinity_s > 0);
         let question = Question {
             tuple: from,
             opening: true,
             hash: lane.hash.value(),
             established: None,
-            affine: None,
+            affine: if is_affine {
+                self.affine_backend::<V4, 2, 8>(&from, vip)
+            } else {
+                None
+            },
         };
-        let rng = self.rng.clone();
-        let Ok(Plan {
+        let plan = match decide(&question, vip, self.snapshot, self.rng) {
+            Ok(plan) => plan,
+            Err(refusal) => return Ok(Decision::Refuse(refusal)),
+        };
+        let Plan {
             to,
             snat: None,
             exit: Exit::Adjacency(Some(exit)),
@@ -120,12 +221,13 @@ impl<O: Observer> Pass<'_, O> {
             reply_zone,
             rule,
             shards,
-        }) = decide(&question, vip, self.snapshot, self.rng)
+        } = plan
         else {
-            // As if it had not been asked: the general way asks again.
-            *self.rng = rng;
-            return None;
+            return Err(Some(plan));
         };
+        if is_affine {
+            return Err(Some(plan));
+        }
         let reply_key = V4::key(&to.reversed(reply_zone));
         let state = match lane.mark.kind {
             Kind::Udp => ConnState::first(IpProtocol::UDP, TcpFlags::NONE),
@@ -133,17 +235,18 @@ impl<O: Observer> Pass<'_, O> {
         };
         let flags = if from.same_headers(&to) { 0 } else { Bits::REWRITE };
         let created = self.now_ms;
-        Some(Opening {
+        Ok(Decision::Open(Opening {
             reply_key,
             reply_hash: self.v4.begin(&reply_key),
             exit,
             stamp: self.generations.stamp(shards).0,
+            shards,
             bits: [
                 Bits::new(Some(exit), created as u16, state, flags).0,
                 Bits::new(back, (created >> 16) as u16, state, flags).0,
             ],
             rule,
-        })
+        }))
     }
 
     /// Installs a flow and rewrites its packet; its frame is ready to leave by the port returned. `None`, and nothing changed, when
@@ -222,24 +325,43 @@ impl<O: Observer> Pass<'_, O> {
     }
 }
 
-const NOWHERE: AddressPort = AddressPort {
-    address: std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
-    protocol: 0,
-    port: 0,
-};
+impl Opening {
+    /// The plan that it was made of, for the packet that it was made for.
+    #[cold]
+    fn plan(&self, lane: &Lane) -> Plan {
+        let reply = V4::tuple(&self.reply_key);
+        Plan {
+            to: reply.reversed(crate::flow::key::zone_of(&lane.key)),
+            snat: None,
+            exit: Exit::Adjacency(Some(self.exit)),
+            back: Exit::Adjacency(Bits(self.bits[1]).adjacency()),
+            reply_zone: reply.zone,
+            rule: self.rule,
+            shards: self.shards,
+        }
+    }
+}
 
-/// Keys of a run, by a few bits of their hashes: of two packets of one flow the second must meet the entry that the first makes.
+/// Keys of the flows that a run opens, by a few bits of their hashes: the next packet of one must meet the entry that the first makes.
 #[derive(Default)]
 struct Keys([u64; 16]);
 
 impl Keys {
-    /// Adds a key; false when it may be there already.
     #[inline]
-    fn add(&mut self, hash: FlowHash) -> bool {
+    fn place(hash: FlowHash) -> (usize, u64) {
         let bits = hash.value() >> 32;
-        let (word, bit) = (&mut self.0[(bits >> 6) as usize % 16], 1 << (bits & 63));
-        let is_new = *word & bit == 0;
-        *word |= bit;
-        is_new
+        ((bits >> 6) as usize % 16, 1 << (bits & 63))
+    }
+
+    #[inline]
+    fn add(&mut self, hash: FlowHash) {
+        let (word, bit) = Self::place(hash);
+        self.0[word] |= bit;
+    }
+
+    #[inline]
+    fn may_have(&self, hash: FlowHash) -> bool {
+        let (word, bit) = Self::place(hash);
+        self.0[word] & bit != 0
     }
 }
