@@ -62,10 +62,11 @@ impl<'t> Generations<'t> {
     }
 
     /// The decision was another process's: what it says of adjacencies and rules means nothing here. (So is one that more
-    /// changes outdated than a process sees in the life of a flow.)
+    /// changes outdated than a process sees in the life of a flow. One whose address's counter came round since is not: its sum
+    /// seems to have gone back a little.)
     pub fn is_foreign(self, stamp: Stamp) -> bool {
         let behind = self.sum(stamp.0).wrapping_sub(stamp.0 >> SUM_SHIFT) & SUM_MASK;
-        behind >= 2 * ADOPTION
+        (2 * ADOPTION..SUM_MASK + 1 - WRAPS).contains(&behind)
     }
 
     /// The stamp of a decision made now by these shards: two places and an address.
@@ -78,8 +79,8 @@ impl<'t> Generations<'t> {
         Stamp(packed | self.sum(packed) << SUM_SHIFT)
     }
 
-    /// Nothing that `stamp` depends on has changed since. (A sum of 24 bits comes round after 16 million changes; an entry
-    /// that sees no packet for so long has timed out.)
+    /// Nothing that `stamp` depends on has changed since. (A place's counter comes round after 16 million changes, an address's after
+    /// 65,536: an entry that sees no packet for just so many has long timed out.)
     #[inline]
     pub fn is_current(self, stamp: Stamp) -> bool {
         self.sum(stamp.0) == stamp.0 >> SUM_SHIFT
@@ -116,6 +117,8 @@ const SUM_SHIFT: u32 = 40;
 /// What an adoption adds to each place's counter: far more than changes do, and no divisor of the sum's range, so that a flow that
 /// slept through many adoptions is not taken for a fresh one.
 const ADOPTION: u64 = (1 << 19) + 1;
+/// As much as a sum goes back when the counter of its address comes round, twice at most in the life of a flow.
+const WRAPS: u64 = 2 << LANE_BITS;
 const SUM_MASK: u64 = (1 << (64 - SUM_SHIFT)) - 1;
 const _: () = assert!(PLACE_SHARDS.is_power_of_two() && ADDRESS_SHARDS.is_power_of_two());
 const _: () = assert!(2 * PLACE_BITS + ADDRESS_SHARDS.trailing_zeros() <= SUM_SHIFT);
@@ -169,6 +172,7 @@ mod tests {
         let stamp = generations.stamp(SHARDS_OF_FLOW);
         generations.bump(SHARDS_OF_FLOW[2]);
         assert!(!generations.is_current(stamp));
+        assert!(!generations.is_foreign(stamp));
         assert!(generations.is_current(generations.stamp(SHARDS_OF_FLOW)));
     }
 

@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// Changes whenever a region written by an older build would be misread: layout, hash, or probe sequence.
-const LAYOUT_VERSION: u64 = 1;
+const LAYOUT_VERSION: u64 = 2;
 const MAGIC: u64 = u64::from_le_bytes(*b"ringflow");
 /// Words of the header; one page holds it and the beginning of the user area.
 pub(crate) const HEADER_WORDS: usize = if cfg!(loom) { 16 } else { 64 };

@@ -50,8 +50,15 @@ impl Work {
             debug_assert_eq!(index, id.0, "the index that was promised");
             self.snapshot.service_names.insert(source.id.clone(), id);
         }
-        let before = before.as_deref().map(vips).unwrap_or_default();
         let after = vips(&source);
+        let former = before;
+        let before = former.as_deref().map(vips).unwrap_or_default();
+        if let Some(former) = former.filter(|_| before != after) {
+            // Another protocol or port: what was sent to the former one has no Service any more.
+            for backend in &former.backends {
+                self.bump_backend(&former, backend);
+            }
+        }
         for vip in before.iter().filter(|vip| !after.contains(vip)) {
             self.leave_vip(*vip, id);
         }

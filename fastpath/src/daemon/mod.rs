@@ -353,7 +353,10 @@ impl Daemon {
         };
         match reserved_ports::reserve(&(first..=last)) {
             Ok(_) => self.reserved = wanted,
-            Err(error) => tracing::warn!(%error, "source ports of masquerade"),
+            Err(error) => {
+                tracing::warn!(%error, "source ports of masquerade");
+                self.desired.facts.touch();
+            }
         }
     }
 
@@ -386,6 +389,9 @@ impl Daemon {
             }
         }
         self.next_hops_refused = refused.len();
+        if !refused.is_empty() {
+            self.desired.facts.touch();
+        }
     }
 
     /// Packets wait for destinations on the uplinks' own subnets.

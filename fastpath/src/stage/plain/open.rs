@@ -249,8 +249,8 @@ impl<'a, O: Observer> Pass<'a, O> {
         }))
     }
 
-    /// Installs a flow and rewrites its packet; its frame is ready to leave by the port returned. `None`, and nothing changed, when
-    /// that can't be.
+    /// Installs a flow and rewrites its packet; its frame is ready to leave by the port returned. `None`, and nothing changed but
+    /// that a partial checksum may have been completed, when that can't be.
     #[inline]
     fn open(
         &mut self,

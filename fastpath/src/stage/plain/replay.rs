@@ -37,8 +37,8 @@ impl<O: Observer> Pass<'_, O> {
         lanes.len()
     }
 
-    /// Counts, rewrites and queues a plain packet as its flow's entry says. `None`, and nothing changed, when the flow is not
-    /// steady.
+    /// Counts, rewrites and queues a plain packet as its flow's entry says. `None`, and nothing changed but that a
+    /// partial checksum may have been completed, when the flow is not steady.
     #[inline]
     fn replay_plain(
         &mut self,
