@@ -4,7 +4,6 @@ use std::net::IpAddr;
 
 use contract::valid::{Action, AddressPort};
 
-use super::rule_index::Candidates;
 use super::table::{Blocks, Peers, PortClause, Rule, SetId};
 use super::{Attachment, Decision, Direction, PolicyQuery, Snapshot};
 
@@ -54,31 +53,27 @@ impl Snapshot {
                     Direction::Ingress => &record.ingress,
                     Direction::Egress => &record.egress,
                 };
-                let candidates = match &rules.index {
-                    Some(index) => index.candidates(query, peer),
-                    None => Candidates::all(rules.rules.len()),
+                let mut matches = |number: usize| self.matches(&rules.rules[number], query, peer, &mut asked);
+                let first = match &rules.index {
+                    Some(index) => index.first(query, peer, matches),
+                    None => (0..)
+                        .zip(&*rules.rules)
+                        .find(|(number, rule)| rule.action != Action::Log && matches(*number))
+                        .map(|(_, rule)| (rule.action, rule.id)),
                 };
-                for rule in candidates.map(|number| &rules.rules[number]) {
-                    if !self.matches(rule, query, peer, &mut asked) {
-                        continue;
-                    }
-                    match rule.action {
-                        Action::Allow => {
-                            return Decision {
-                                allow: true,
-                                rule: Some(rule.id),
-                            };
-                        }
-                        Action::Deny => {
-                            return Decision {
-                                allow: false,
-                                rule: Some(rule.id),
-                            };
-                        }
-                        Action::Pass => continue 'tiers,
-                        Action::Log => {}
-                    }
-                }
+                let Some((action, rule)) = first else {
+                    continue;
+                };
+                let allow = match action {
+                    Action::Allow => true,
+                    Action::Deny => false,
+                    Action::Pass => continue 'tiers,
+                    Action::Log => continue,
+                };
+                return Decision {
+                    allow,
+                    rule: Some(rule),
+                };
             }
             if tier.default_deny {
                 let first = tier

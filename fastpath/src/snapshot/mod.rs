@@ -7,6 +7,7 @@
 mod judge;
 mod lookup;
 pub(crate) mod rule_index;
+mod rule_list;
 mod shard;
 pub(crate) mod table;
 

@@ -1,15 +1,18 @@
 //! Rule index: which rules of a policy may match a query, without asking each.
 //!
 //! A rule whose peers are a few blocks is found by the peer's address, one of plain port ranges by protocol and port; the
-//! others are asked always. What is found is asked all the same, so that the index may name too many and never too few.
+//! others are asked always. What is found is a list that holds what decides beside each other: the rule itself is asked only
+//! where the list can't tell, so that the index may name too many and never too few.
 
 use std::net::IpAddr;
 
+use contract::valid::Action;
 use ipnet::IpNet;
 
-use super::PolicyQuery;
+use super::rule_list::{Entry, Lists};
 use super::table::{Blocks, Peers, PortClause, Rule};
-use crate::table::intervals::Intervals;
+use super::{PolicyQuery, RuleId};
+use crate::table::intervals::{EMPTY, Intervals};
 
 /// Where to look for the rules of one policy and direction.
 #[derive(Clone, Debug)]
@@ -17,15 +20,8 @@ pub(crate) struct RuleIndex {
     by_peer_v4: Intervals<u32>,
     by_peer_v6: Intervals<u128>,
     by_port: Intervals<u32>,
-    always: Box<[u32]>,
-}
-
-/// Numbers of rules that may match, in order.
-#[derive(Debug)]
-pub(crate) struct Candidates<'i> {
-    lists: [&'i [u32]; 3],
-    /// All of them, where there is no index.
-    all: std::ops::Range<usize>,
+    always: u32,
+    lists: Lists,
 }
 
 impl RuleIndex {
@@ -34,9 +30,11 @@ impl RuleIndex {
         if rules.len() < RULES_MIN {
             return None;
         }
+        let mut entries = Vec::with_capacity(rules.len());
         let (mut by_v4, mut by_v6, mut by_port, mut always) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (number, rule) in (0u32..).zip(rules) {
+            let (mut places, mut is_all) = rule.ports.as_deref().map_or((EVERY_PLACE, true), bounds);
             if let Some(blocks) = rule.peers.as_ref().and_then(peer_blocks) {
                 for block in blocks {
                     match block {
@@ -48,64 +46,52 @@ impl RuleIndex {
                         }
                     }
                 }
+                is_all &= rule.peers.as_ref().is_some_and(|peers| peers.except.is_empty());
             } else if let Some(ranges) = rule.ports.as_deref().and_then(port_ranges) {
                 by_port.extend(ranges.map(|(first, last)| (first, last, number)));
+                (places, is_all) = (EVERY_PLACE, rule.peers.is_none());
             } else {
                 always.push(number);
+                is_all &= rule.peers.is_none();
             }
+            entries.push(Entry {
+                places,
+                number,
+                action: rule.action,
+                id: rule.id,
+                is_all,
+            });
         }
         let items_max = ITEMS_PER_RULE * rules.len();
+        let mut lists = Lists::default();
+        let mut list = |items: &[u32]| lists.place(&entries, items);
         Some(Self {
-            by_peer_v4: Intervals::new(&by_v4, items_max)?,
-            by_peer_v6: Intervals::new(&by_v6, items_max)?,
-            by_port: Intervals::new(&by_port, items_max)?,
-            always: always.into(),
+            by_peer_v4: Intervals::new(&by_v4, items_max, &mut list)?,
+            by_peer_v6: Intervals::new(&by_v6, items_max, &mut list)?,
+            by_port: Intervals::new(&by_port, items_max, &mut list)?,
+            always: if always.is_empty() { EMPTY } else { list(&always) },
+            lists: lists.settled(),
         })
     }
 
-    /// Rules that may match `query`, whose other end is `peer`.
-    pub(crate) fn candidates(&self, query: &PolicyQuery, peer: IpAddr) -> Candidates<'_> {
+    /// What the first rule does that matches `query`, whose other end is `peer`. `ask` says whether the rule of some number
+    /// does, where the index can't tell.
+    pub(crate) fn first(
+        &self,
+        query: &PolicyQuery,
+        peer: IpAddr,
+        mut ask: impl FnMut(usize) -> bool,
+    ) -> Option<(Action, RuleId)> {
+        let place = port_place(query.protocol, query.dst_port);
         let by_peer = match peer {
             IpAddr::V4(v4) => self.by_peer_v4.at(v4.to_bits()),
             IpAddr::V6(v6) => self.by_peer_v6.at(v6.to_bits()),
         };
-        Candidates {
-            lists: [
-                by_peer,
-                self.by_port.at(port_place(query.protocol, query.dst_port)),
-                &self.always,
-            ],
-            all: 0..0,
-        }
-    }
-}
-
-impl Candidates<'_> {
-    /// Each of `count` rules.
-    pub(crate) fn all(count: usize) -> Self {
-        Self {
-            lists: [&[]; 3],
-            all: 0..count,
-        }
-    }
-}
-
-impl Iterator for Candidates<'_> {
-    type Item = usize;
-
-    fn next(&mut self) -> Option<usize> {
-        // No rule is in two lists.
-        let least = self
-            .lists
-            .iter_mut()
-            .filter(|list| !list.is_empty())
-            .min_by_key(|list| list[0]);
-        let Some(list) = least else {
-            return self.all.next();
-        };
-        let (first, rest) = list.split_first()?;
-        *list = rest;
-        Some(*first as usize)
+        // No rule is in two lists. What the earlier ones found bounds what the later ones are asked.
+        let found = self.lists.first(by_peer, place, None, &mut ask);
+        let found = self.lists.first(self.by_port.at(place), place, found, &mut ask);
+        let found = self.lists.first(self.always, place, found, &mut ask)?;
+        Some((found.action(), found.id()))
     }
 }
 
@@ -132,6 +118,22 @@ fn port_ranges(clauses: &[PortClause]) -> Option<impl Iterator<Item = (u32, u32)
     is_plain.then(|| clauses.iter().filter_map(range))
 }
 
+/// Where the places of all clauses lie, and whether every place there is one of theirs.
+fn bounds(clauses: &[PortClause]) -> ((u32, u32), bool) {
+    let places = clauses.iter().map(|clause| match *clause {
+        PortClause::Range {
+            protocol,
+            first,
+            last,
+        } => (port_place(protocol, first), port_place(protocol, last)),
+        PortClause::Named { protocol, .. } => (port_place(protocol, 0), port_place(protocol, u16::MAX)),
+    });
+    let bounds = places.fold((u32::MAX, 0), |(least, most), (first, last)| {
+        (least.min(first), most.max(last))
+    });
+    (bounds, matches!(clauses, [PortClause::Range { .. }]))
+}
+
 fn port_place(protocol: u8, port: u16) -> u32 {
     u32::from(protocol) << 16 | u32::from(port)
 }
@@ -140,3 +142,4 @@ fn port_place(protocol: u8, port: u16) -> u32 {
 const RULES_MIN: usize = 8;
 /// Memory has a bound where ranges lie within each other.
 const ITEMS_PER_RULE: usize = 32;
+const EVERY_PLACE: (u32, u32) = (0, u32::MAX);

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 /// A value that ranges are of.
 pub trait Value: Copy + Ord {
+    /// The smallest.
+    const MIN: Self;
     /// The largest.
     const MAX: Self;
 
@@ -12,6 +14,7 @@ pub trait Value: Copy + Ord {
 }
 
 impl Value for u32 {
+    const MIN: Self = Self::MIN;
     const MAX: Self = Self::MAX;
 
     fn next(self) -> Option<Self> {
@@ -20,6 +23,7 @@ impl Value for u32 {
 }
 
 impl Value for u128 {
+    const MIN: Self = Self::MIN;
     const MAX: Self = Self::MAX;
 
     fn next(self) -> Option<Self> {
@@ -28,23 +32,27 @@ impl Value for u128 {
 }
 
 /// Ranges of items, cut into elementary intervals: between two neighbouring boundaries the same items hold every value.
+///
+/// What is kept of an interval is where the list of its items is, and the search ends with it: the lists are the caller's.
 #[derive(Clone, Debug)]
 pub struct Intervals<T> {
-    /// The first value of each interval. What lies before all of them is in no range.
-    starts: Starts<T>,
-    /// Where the items of each interval begin in `items`, and where the last's end.
-    begins: Box<[u32]>,
-    /// Of each interval in turn, ascending.
-    items: Box<[u32]>,
+    /// A tree of blocks, whose keys are compared all at once. A binary search would guess wrong at every other step, and meet as
+    /// many lines as steps. From the root down, without the leaves; keys are the first of each block below.
+    levels: Box<[Box<[Block<T>]>]>,
+    leaves: Box<[Leaf<T>]>,
 }
 
 /// A first value, a last one, and the item that has them.
 pub type Range<T> = (T, T, u32);
 
+/// Where the list without items is.
+pub const EMPTY: u32 = 0;
+
 impl<T: Value> Intervals<T> {
-    /// Of `ranges`, of which one item may have several. `None` when the intervals' items are more than `items_max` all together:
+    /// Of `ranges`, of which one item may have several. `list` says where the list of some items is, ascending and not none; it
+    /// may say the same again for the same items. `None` when the intervals' items are more than `items_max` all together:
     /// ranges that overlap much are not for this table.
-    pub fn new(ranges: &[Range<T>], items_max: usize) -> Option<Self> {
+    pub fn new(ranges: &[Range<T>], items_max: usize, mut list: impl FnMut(&[u32]) -> u32) -> Option<Self> {
         // Who begins or ends at each boundary; what ends at the last value of all never does.
         let mut boundaries: BTreeMap<T, Vec<(u32, bool)>> = BTreeMap::new();
         for (first, last, item) in ranges {
@@ -54,7 +62,7 @@ impl<T: Value> Intervals<T> {
             }
         }
         let mut inside: BTreeMap<u32, usize> = BTreeMap::new();
-        let (mut starts, mut begins, mut items) = (Vec::new(), vec![0], Vec::new());
+        let (mut starts, mut items, mut items_all) = (vec![(T::MIN, EMPTY)], Vec::new(), 0);
         for (start, changes) in boundaries {
             for (item, _) in changes.iter().filter(|(_, begins)| *begins) {
                 *inside.entry(*item).or_default() += 1;
@@ -67,92 +75,115 @@ impl<T: Value> Intervals<T> {
                     }
                 }
             }
-            if items.len() + inside.len() > items_max {
+            items_all += inside.len();
+            if items_all > items_max {
                 return None;
             }
+            items.clear();
             items.extend(inside.keys());
-            starts.push(start);
-            begins.push(items.len() as u32);
+            let place = if items.is_empty() { EMPTY } else { list(&items) };
+            starts.push((start, place));
         }
-        Some(Self {
-            starts: Starts::new(&starts),
-            begins: begins.into(),
-            items: items.into(),
-        })
+        Some(Self::of(&starts))
     }
 
-    /// The items that hold `value`, ascending.
-    #[inline]
-    pub fn at(&self, value: T) -> &[u32] {
-        let after = self.starts.up_to(value);
-        let Some(at) = after.checked_sub(1) else {
-            return &[];
-        };
-        &self.items[self.begins[at] as usize..self.begins[after] as usize]
-    }
-}
-
-/// Ascending values to be searched: a tree of blocks, whose keys are compared all at once. A binary search would guess wrong at every
-/// other step, and meet as many lines as steps.
-#[derive(Clone, Debug)]
-struct Starts<T> {
-    /// From the root down, each with how many values it has; the last has all of them, those above the first of each block below.
-    levels: Box<[(usize, Box<[Block<T>]>)]>,
-}
-
-/// Of 32-bit values a cache line.
-#[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
-struct Block<T>([T; BLOCK]);
-
-const BLOCK: usize = 16;
-
-impl<T: Value> Starts<T> {
-    fn new(values: &[T]) -> Self {
+    /// Of intervals that begin at these values, ascending from the smallest of all.
+    fn of(starts: &[(T, u32)]) -> Self {
+        let leaves: Box<[Leaf<T>]> = starts.chunks(BLOCK).map(Leaf::new).collect();
+        let mut firsts: Vec<T> = starts.iter().map(|(start, _)| *start).step_by(BLOCK).collect();
         let mut levels = Vec::new();
-        let mut values = values.to_vec();
-        while !values.is_empty() {
-            let blocks: Box<[Block<T>]> = values
-                .chunks(BLOCK)
-                .map(|chunk| Block(std::array::from_fn(|at| chunk.get(at).copied().unwrap_or(T::MAX))))
-                .collect();
-            let above: Vec<T> = values.iter().copied().step_by(BLOCK).collect();
-            levels.push((values.len(), blocks));
-            if levels.last().is_some_and(|(_, blocks)| blocks.len() == 1) {
-                break;
-            }
-            values = above;
+        while firsts.len() > 1 {
+            levels.push(firsts.chunks(BLOCK).map(Block::new).collect());
+            firsts = firsts.iter().copied().step_by(BLOCK).collect();
         }
         levels.reverse();
         Self {
             levels: levels.into(),
+            leaves,
         }
     }
 
-    /// How many are no larger than `value`.
+    /// Where the list is of the items that hold `value`.
     #[inline]
-    fn up_to(&self, value: T) -> usize {
-        let mut count = 0_usize;
-        for (len, blocks) in &self.levels {
-            let block = count.saturating_sub(1);
-            // In 32 bits, so that of 32-bit values a vector's worth is compared at once.
-            let inside: u32 = blocks[block]
-                .0
-                .iter()
-                .map(|start| u32::from(*start <= value))
-                .sum();
-            // What fills the last block is not above the largest value.
-            count = (block * BLOCK + inside as usize).min(*len);
+    pub fn at(&self, value: T) -> u32 {
+        let mut block = 0;
+        for blocks in &self.levels {
+            // What fills the last block is not above the largest value, so that the search may come behind the last of a level.
+            let at = block.min(blocks.len() - 1);
+            block = at * BLOCK + (blocks[at].up_to(value) as usize).saturating_sub(1);
         }
-        count
+        let last = self.leaves.len() - 1;
+        self.leaves[block.min(last)].place(value)
     }
 }
+
+/// Keys of a node, filled up with the largest. Of 32-bit values a cache line.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Block<T>([T; BLOCK]);
+
+impl<T: Value> Block<T> {
+    fn new(keys: &[T]) -> Self {
+        Self(std::array::from_fn(|at| keys.get(at).copied().unwrap_or(T::MAX)))
+    }
+
+    /// How many are no larger than `value`. In 32 bits, so that of 32-bit values a vector's worth is compared at once.
+    #[inline]
+    fn up_to(&self, value: T) -> u32 {
+        self.0.iter().map(|key| u32::from(*key <= value)).sum()
+    }
+}
+
+/// Intervals: where each begins, and where its list is.
+#[derive(Clone, Copy, Debug)]
+struct Leaf<T> {
+    starts: Block<T>,
+    /// From the place before to its own, the first from 0: the sum up to an interval is its place. So both lines are read at
+    /// once, not the second when the first has said where.
+    steps: Steps,
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Steps([u32; BLOCK]);
+
+impl<T: Value> Leaf<T> {
+    fn new(intervals: &[(T, u32)]) -> Self {
+        let mut starts = [T::MAX; BLOCK];
+        let mut steps = [0; BLOCK];
+        let mut before = 0_u32;
+        for (at, (start, place)) in intervals.iter().enumerate() {
+            starts[at] = *start;
+            steps[at] = place.wrapping_sub(before);
+            before = *place;
+        }
+        Self {
+            starts: Block(starts),
+            steps: Steps(steps),
+        }
+    }
+
+    #[inline]
+    fn place(&self, value: T) -> u32 {
+        let steps = self.starts.0.iter().zip(&self.steps.0);
+        steps.fold(0, |place, (start, step)| {
+            place.wrapping_add(if *start <= value { *step } else { 0 })
+        })
+    }
+}
+
+const BLOCK: usize = 16;
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn listed(lists: &mut Vec<Vec<u32>>, items: &[u32]) -> u32 {
+        lists.push(items.to_vec());
+        lists.len() as u32 - 1
+    }
 
     proptest! {
         #[test]
@@ -162,13 +193,14 @@ mod tests {
         ) {
             let shift = if at_the_end { u128::MAX - 52 } else { 0 };
             let ranges: Vec<Range<u128>> = ranges.iter().map(|(first, len, item)| (shift + first, shift + first + len, *item)).collect();
-            let intervals = Intervals::new(&ranges, 1000).unwrap();
+            let mut lists = vec![vec![]];
+            let intervals = Intervals::new(&ranges, 1000, |items| listed(&mut lists, items)).unwrap();
             for value in (0..=52).map(|value| shift + value) {
                 let mut holding: Vec<u32> =
                     ranges.iter().filter(|(first, last, _)| (first..=last).contains(&&value)).map(|(_, _, item)| *item).collect();
                 holding.sort_unstable();
                 holding.dedup();
-                prop_assert_eq!(intervals.at(value), &holding[..]);
+                prop_assert_eq!(&lists[intervals.at(value) as usize], &holding);
             }
         }
 
@@ -182,9 +214,14 @@ mod tests {
                 values.extend([0, u32::MAX]);
             }
             let values: Vec<u32> = values.into_iter().collect();
-            let starts = Starts::new(&values);
+            // The place of each is how many are no larger.
+            let mut starts: Vec<(u32, u32)> = (1..).zip(&values).map(|(count, value)| (*value, count)).collect();
+            if values.first() != Some(&0) {
+                starts.insert(0, (0, 0));
+            }
+            let intervals = Intervals::of(&starts);
             for asked in asked.into_iter().chain([0, u32::MAX]).chain(values.iter().copied()) {
-                prop_assert_eq!(starts.up_to(asked), values.partition_point(|value| *value <= asked));
+                prop_assert_eq!(intervals.at(asked) as usize, values.partition_point(|value| *value <= asked));
             }
         }
     }
@@ -192,7 +229,7 @@ mod tests {
     #[test]
     fn ranges_that_overlap_too_much_are_refused() {
         let nested: Vec<Range<u32>> = (0..100).map(|n| (n, 1000 - n, n)).collect();
-        assert!(Intervals::new(&nested, 1600).is_none());
-        assert!(Intervals::new(&nested, 100_000).is_some());
+        assert!(Intervals::new(&nested, 1600, |_| 1).is_none());
+        assert!(Intervals::new(&nested, 100_000, |_| 1).is_some());
     }
 }
