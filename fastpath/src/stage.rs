@@ -12,7 +12,7 @@ mod affinity;
 mod answer;
 mod classify;
 mod decap;
-mod decide;
+pub(crate) mod decide;
 pub mod encap;
 mod forward;
 mod fragments;
@@ -49,6 +49,8 @@ use crate::shared::Shared;
 use crate::snapshot::{RuleId, Snapshot, VipLookup};
 use crate::verdict::{DropReason, PuntReason, Verdict};
 
+#[cfg(test)]
+pub(crate) use classify::source_is_right;
 pub(crate) use fragments::{FragmentNote, FragmentOutcome};
 pub(crate) use hit::idle_ms;
 pub(crate) use hold::Hold;

@@ -172,7 +172,7 @@ impl<O: Observer> Pass<'_, O> {
 }
 
 /// May this source come in here?
-pub(super) fn source_is_right(snapshot: &Snapshot, ingress: Ingress, src: IpAddr) -> Result<(), DropReason> {
+pub(crate) fn source_is_right(snapshot: &Snapshot, ingress: Ingress, src: IpAddr) -> Result<(), DropReason> {
     let right = match ingress {
         Ingress::Port(port) => match snapshot.port(port) {
             Some(port) if port.kind == PortKind::Pod => is_source_of(src, port),

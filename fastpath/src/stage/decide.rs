@@ -495,6 +495,8 @@ fn back(tuple: &Tuple, source: &Source<'_>, hash: u64, snapshot: &Snapshot) -> E
             } => Some(tunnel),
             _ => snapshot.underlay_adjacency(tuple.src, ecmp(hash)),
         },
+        // An address of our blocks that nobody has: its shard does not stand for an underlay route, so none is kept.
+        Ingress::Uplink if source.target == RouteTarget::Unreachable => None,
         Ingress::Uplink => snapshot.underlay_adjacency(tuple.src, ecmp(hash)),
     })
 }

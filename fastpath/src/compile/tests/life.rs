@@ -182,7 +182,12 @@ fn service(random: &mut Random, id: &str) -> proto::Service {
     proto::Service {
         id: id.into(),
         origin: Some(origin("Service", id)),
-        protocol: if id.ends_with("dns") { 17 } else { 6 },
+        // One in five changes it.
+        protocol: if id.ends_with("dns") == random.chance(20) {
+            6
+        } else {
+            17
+        },
         port: 80,
         cluster_ips: random
             .some(&VIPS, 30)

@@ -2,6 +2,7 @@
 
 mod differential;
 mod fixture;
+mod flows;
 mod life;
 mod observed;
 mod random;

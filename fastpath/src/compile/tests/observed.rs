@@ -11,15 +11,13 @@ use super::fixture::address;
 use super::life::VIPS;
 use super::random::Random;
 use super::{compiled, reference};
-use crate::snapshot::{
-    Adjacency, AdjacencyId, Bumps, Direction, PolicyQuery, RouteTarget, Shard, Snapshot, VipLookup,
-};
+use crate::snapshot::{Adjacency, AdjacencyId, RouteTarget, Snapshot, VipLookup};
 use crate::underlay::Underlay;
 
 const HASHES: [u32; 5] = [0, 1 << 30, 3 << 29, 0x9123_4567, u32::MAX];
 
 /// Addresses of every kind of place that the random states have.
-fn places() -> Vec<IpAddr> {
+pub(super) fn places() -> Vec<IpAddr> {
     [
         "10.244.1.0",
         "10.244.1.5",
@@ -161,124 +159,6 @@ pub(super) fn answers(snapshot: &Snapshot, state: &proto::State) -> BTreeMap<Str
         &(snapshot.this_node(), snapshot.timeouts(), snapshot.next_hops()),
     );
     answers
-}
-
-/// Answers that a flow's decision rests on, each with the shards that a flow has in its stamp of which one stands for it: of the
-/// place that the answer is about, and of its address.
-pub(super) fn decisions(snapshot: &Snapshot, random: &mut Random) -> Vec<(String, String, Vec<Shard>)> {
-    let of_address = |address: IpAddr| vec![snapshot.route(address).shard, Shard::address(address)];
-    let mut decisions = Vec::new();
-    for place in places() {
-        let route = snapshot.route(place);
-        let plain = matches!(
-            route.target,
-            RouteTarget::RemotePod { tunnel: None, .. } | RouteTarget::PeerNode(_) | RouteTarget::Underlay
-        );
-        for hash in HASHES {
-            let hop = if plain {
-                snapshot.underlay_adjacency(place, hash)
-            } else {
-                None
-            };
-            let sent = match (route.target, hop) {
-                (RouteTarget::RemotePod { tunnel: Some(id), .. }, _) | (_, Some(id)) => {
-                    Some(snapshot.adjacency(id))
-                }
-                _ => None,
-            };
-            let answer = (
-                route.target,
-                snapshot.pool(place),
-                hop,
-                sent.map(|sent| (sent.port, sent.mtu)),
-            );
-            decisions.push((
-                format!("route {place} {hash}"),
-                format!("{answer:?}"),
-                vec![route.shard],
-            ));
-        }
-    }
-    for vip in VIPS.map(address).into_iter().chain([address("10.96.9.9")]) {
-        for protocol in [6, 17] {
-            let found = snapshot.vip(vip, protocol, 80);
-            let kind = match &found {
-                VipLookup::Service(_) => "a Service".to_owned(),
-                other => format!("{other:?}"),
-            };
-            decisions.push((format!("vip {vip} {protocol}"), kind, of_address(vip)));
-            // Datagrams that were sent on to a backend may stay there; connections stay whatever the Service says.
-            let (VipLookup::Service(service), 17) = (found, protocol) else {
-                continue;
-            };
-            for backend in &*service.listed {
-                decisions.push((
-                    format!("vip {vip} {protocol} to {backend:?}"),
-                    "listed".to_owned(),
-                    of_address(backend.address),
-                ));
-            }
-        }
-    }
-    for port in snapshot.ports() {
-        for _ in 0..25 {
-            let query = differential::query(random);
-            let (direction, attachment) = if query.ingress {
-                (Direction::Ingress, &port.ingress)
-            } else {
-                (Direction::Egress, &port.egress)
-            };
-            let reference::Query {
-                src,
-                dst,
-                protocol,
-                dst_port,
-                ..
-            } = query;
-            let decision = snapshot.judge(
-                attachment,
-                &PolicyQuery {
-                    src,
-                    dst,
-                    protocol,
-                    dst_port,
-                    direction,
-                },
-            );
-            let answer = (
-                decision,
-                decision.rule.and_then(|rule| snapshot.rule_origin(rule)),
-            );
-            decisions.push((
-                format!("judge {} {query:?}", port.name),
-                format!("{answer:?}"),
-                [vec![port.shard], of_address(src), of_address(dst)].concat(),
-            ));
-        }
-    }
-    decisions
-}
-
-pub(super) fn check_bumps(before: &Snapshot, after: &Snapshot, bumps: &Bumps, seed: u64) {
-    // The same questions both times, of what is in both.
-    let asked = |snapshot| decisions(snapshot, &mut Random(seed));
-    let now: BTreeMap<_, _> = asked(after)
-        .into_iter()
-        .map(|(question, answer, _)| (question, answer))
-        .collect();
-    for (question, answer, shards) in asked(before) {
-        let now = match now.get(&question) {
-            Some(now) => now,
-            None if answer == "listed" => "listed no more",
-            None => continue,
-        };
-        if *now != answer {
-            assert!(
-                shards.iter().any(|shard| bumps.contains(*shard)),
-                "seed {seed}: {question} was {answer}, is {now}; none of {shards:?} was bumped"
-            );
-        }
-    }
 }
 
 /// What has a name in both keeps its index.

@@ -6,8 +6,9 @@ use contract::valid::{ValidDelta, ValidState};
 
 use super::compiled;
 use super::fixture::{cluster, underlay};
+use super::flows::check_bumps;
 use super::life::{delta, later, step};
-use super::observed::{check_bumps, check_indexes, equal};
+use super::observed::{check_indexes, equal};
 use super::random::Random;
 use crate::compile::{apply, apply_underlay, replace};
 
