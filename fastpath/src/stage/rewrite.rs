@@ -161,15 +161,7 @@ pub(crate) fn replay_v4(
     let old = u32::from_ne_bytes([packet[20], packet[21], packet[22], packet[23]]);
     packet[20..24].copy_from_slice(&ports);
     let change_of_all = change + Sum::of_change(old.into(), u32::from_ne_bytes(ports).into());
-    if !is_udp {
-        let checksum = [packet[36], packet[37]];
-        let checksum = if partial {
-            change.updated_partial(checksum)
-        } else {
-            change_of_all.updated(checksum)
-        };
-        packet[36..38].copy_from_slice(&checksum);
-    } else {
+    if is_udp {
         let checksum = [packet[26], packet[27]];
         let checksum = if partial {
             change.updated_partial(checksum)
@@ -177,6 +169,14 @@ pub(crate) fn replay_v4(
             change_of_all.updated_udp(checksum)
         };
         packet[26..28].copy_from_slice(&checksum);
+    } else {
+        let checksum = [packet[36], packet[37]];
+        let checksum = if partial {
+            change.updated_partial(checksum)
+        } else {
+            change_of_all.updated(checksum)
+        };
+        packet[36..38].copy_from_slice(&checksum);
     }
 }
 

@@ -115,7 +115,7 @@ fn same(a: &Snapshot, b: &Snapshot) {
             )
         );
         for address in port.addresses.iter() {
-            assert_eq!(a.route(*address).pool, b.route(*address).pool);
+            assert_eq!(a.pool(*address), b.pool(*address));
         }
     }
 }
