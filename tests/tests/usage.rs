@@ -147,7 +147,7 @@ fn the_tools_say_on_one_line_what_they_expected() {
     refuses(
         "bench",
         &[
-            "=> expected one of core, table",
+            "=> expected one of core, updates, table, policy, memory, peer, live",
             "core => --case <CASE>",
             "core --case fly => io-floor, forward",
             "core --case forward --flows x => expected a whole number",
