@@ -12,14 +12,16 @@ use std::cell::Cell;
 use std::time::Instant;
 
 use big_cluster::{Size, cluster, pod, service, set_member, underlay};
-use contract::proto::{self, change::Change};
+use contract::frame::{Decoder, encode};
+use contract::proto::{self, change::Change, to_fastpath::Body};
 use contract::valid::{ValidDelta, ValidState};
-use fastpath::compile::{apply, compile};
+use fastpath::compile::{Reused, apply, compile, replace};
 use fastpath::snapshot::{Direction, PolicyQuery, Snapshot};
 
 thread_local! {
-    /// Bytes that this thread has allocated.
+    /// Bytes that this thread has allocated, and in how many pieces.
     static ALLOCATED: Cell<usize> = const { Cell::new(0) };
+    static PIECES: Cell<usize> = const { Cell::new(0) };
 }
 
 /// The system's allocator, counted.
@@ -30,6 +32,7 @@ struct Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATED.with(|bytes| bytes.set(bytes.get() + layout.size()));
+        PIECES.with(|pieces| pieces.set(pieces.get() + 1));
         // SAFETY: the caller upholds `System`'s contract, which is this one's.
         unsafe { System.alloc(layout) }
     }
@@ -134,6 +137,85 @@ fn one_endpoints_change_allocates_little_whatever_the_size_of_the_cluster() {
             in_large <= in_small + (16 << 10),
             "{what}: {in_small} B became {in_large} B"
         );
+    }
+}
+
+/// The cluster of `bench updates`: 50,000 Services of three backends on 250 nodes.
+const MANY_SERVICES: Size = Size {
+    nodes: 250,
+    pods: 10,
+    services: 50_000,
+    backends: 3,
+    policies: 100,
+    members: 150_000,
+};
+
+/// All that the config thread does with one: bytes, message, objects, snapshot.
+#[test]
+fn a_backend_replaced_among_50_000_services_allocates_what_it_does_among_100() {
+    let from_bytes = |size: Size| {
+        let snapshot = compiled(size);
+        let mut service = service(7, 3);
+        service.backends[1].address = big_cluster::pod_address(3);
+        let change = proto::Change {
+            change: Some(Change::Service(service)),
+        };
+        let delta = proto::Delta {
+            base_version: 1,
+            version: 2,
+            changes: vec![change],
+        };
+        let bytes = encode(&proto::ToFastpath {
+            body: Some(Body::Delta(delta)),
+        })
+        .unwrap();
+        let before = PIECES.with(Cell::get);
+        let (read, delta) = allocated(|| {
+            let mut decoder = Decoder::default();
+            decoder.extend(&bytes);
+            match decoder.next_message::<proto::ToFastpath>().unwrap().unwrap().body {
+                Some(Body::Delta(delta)) => ValidDelta::try_from(delta).unwrap(),
+                other => panic!("{other:?}"),
+            }
+        });
+        let (applied, compiled) = allocated(|| apply(&snapshot, &delta).unwrap());
+        let pieces = PIECES.with(Cell::get) - before;
+        assert!(compiled.snapshot.version() == 2 && snapshot.version() == 1);
+        (read, applied, pieces)
+    };
+    let small = from_bytes(Size {
+        services: 100,
+        ..MANY_SERVICES
+    });
+    let large = from_bytes(MANY_SERVICES);
+    for (what, (read, applied, pieces)) in [("100", small), ("50,000", large)] {
+        println!(
+            "one backend replaced among {what} Services: {read} B to read it, {applied} B to apply it, {pieces} pieces"
+        );
+    }
+    assert_eq!(small.0, large.0, "reading a delta knows nothing of the cluster");
+    assert!(large.1 <= 16 << 10, "{} B", large.1);
+    assert!(
+        large.1 <= small.1 + (8 << 10),
+        "{} B became {} B",
+        small.1,
+        large.1
+    );
+}
+
+/// What a control process that restarted says.
+#[test]
+fn the_state_in_force_said_again_touches_nothing() {
+    for size in [SMALL, LARGE] {
+        let before = compiled(size);
+        let mut state = ValidState::try_from(cluster(size)).unwrap();
+        state.version += 1;
+        let (bytes, after) = allocated(|| replace(&before, &state).unwrap());
+        println!("{bytes} B for the same state of {} Services", size.services);
+        assert!(bytes <= 8 << 10, "{bytes} B");
+        assert!(after.bumps.is_empty(), "{:?}", after.bumps);
+        assert_eq!(after.reused, Reused::default());
+        assert_eq!(after.snapshot.version(), before.version() + 1);
     }
 }
 

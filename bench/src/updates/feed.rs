@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use contract::frame::{Decoder, encode};
-use contract::proto::{self, ToFastpath, to_fastpath::Body};
+use contract::proto::{ToFastpath, to_fastpath::Body};
 use contract::valid::{ValidDelta, ValidState};
 use fastpath::compile::{self, Compiled};
 use fastpath::counters::Counters;
@@ -53,8 +53,17 @@ pub(super) struct Costs {
 pub(super) struct Resync {
     /// From the message until every worker uses the snapshot.
     pub(super) ms: f64,
+    /// Of that: bytes to a message, and the message to objects that hold by themselves.
+    pub(super) decode_ms: f64,
+    pub(super) check_ms: f64,
+    /// Of that: objects to a snapshot.
+    pub(super) compile_ms: f64,
     /// Of that, from publication on, microseconds.
     pub(super) visible_us: f64,
+    /// Shards of generations that it outdated.
+    pub(super) outdated: usize,
+    /// Flows decided again meanwhile.
+    pub(super) redecided: u64,
 }
 
 /// One label's change.
@@ -92,12 +101,14 @@ impl Feed<'_> {
                     self.wait_for(&mut next);
                     self.change()?;
                 }
-                Kind::Resync | Kind::Label if event_of != Some(moment.phase()) => {
+                Kind::Resync | Kind::Rehearsal | Kind::Spin | Kind::Label
+                    if event_of != Some(moment.phase()) =>
+                {
                     event_of = Some(moment.phase());
-                    if kind == Kind::Resync {
-                        self.resync()?;
-                    } else {
-                        self.label(moment.phase())?;
+                    match kind {
+                        Kind::Label => self.label(moment.phase())?,
+                        Kind::Spin => self.spin(moment.phase()),
+                        _ => self.resync(moment.phase(), kind == Kind::Resync)?,
                     }
                     self.stage.event_done();
                 }
@@ -146,24 +157,60 @@ impl Feed<'_> {
         Ok(())
     }
 
-    fn resync(&mut self) -> Result<()> {
-        self.world.version += 1;
+    /// The whole state once more. The phase counts from when its bytes are there until the former snapshot is freed.
+    fn resync(&mut self, phase: usize, publishes: bool) -> Result<()> {
+        self.world.version += u64::from(publishes);
         let state = self.world.state(self.connections);
         let bytes = encode(&ToFastpath {
             body: Some(Body::Snapshot(state)),
         })?;
+        let before = self.redecisions();
+        self.stage.count(phase, true);
         let start = Instant::now();
-        let compiled = self.take(&bytes)?;
-        let compiled_at = Instant::now();
+        let body = message(&bytes)?;
+        let decoded = start.elapsed();
+        let Body::Snapshot(state) = body else {
+            bail!("the message that was sent")
+        };
+        let state = ValidState::try_from(state)?;
+        let checked = start.elapsed();
+        let compiled = compile::replace(&self.snapshot, &state)?;
+        drop(state);
+        let made = start.elapsed();
+        if !publishes {
+            drop(compiled);
+            self.stage.count(phase, false);
+            return Ok(());
+        }
+        let outdated = compiled.bumps.len();
         let publication = self.publish(compiled);
         self.settle(&publication);
-        let (all, visible) = (start.elapsed(), compiled_at.elapsed());
+        let all = start.elapsed();
+        self.stage.count(phase, false);
         self.truth.settle(self.world.version);
+        let [decoded, checked, made, all] =
+            [decoded, checked, made, all].map(|time| time.as_secs_f64() * 1e3);
         self.costs.resyncs.push(Resync {
-            ms: all.as_secs_f64() * 1e3,
-            visible_us: visible.as_secs_f64() * 1e6,
+            ms: all,
+            decode_ms: decoded,
+            check_ms: checked - decoded,
+            compile_ms: made - checked,
+            visible_us: (all - made) * 1e3,
+            outdated,
+            redecided: self.redecisions() - before,
         });
         Ok(())
+    }
+
+    /// As long as the last resync took.
+    fn spin(&self, phase: usize) {
+        let took = self.costs.resyncs.last().map_or(1.0, |resync| resync.ms);
+        self.stage.count(phase, true);
+        let start = Instant::now();
+        while start.elapsed().as_secs_f64() * 1e3 < took {
+            std::hint::spin_loop();
+        }
+        self.stage.count(phase, false);
     }
 
     fn label(&mut self, phase: usize) -> Result<()> {
@@ -173,6 +220,7 @@ impl Feed<'_> {
             body: Some(Body::Delta(delta)),
         })?;
         let before = self.redecisions();
+        self.stage.count(phase, true);
         let start = Instant::now();
         let compiled = self.take(&bytes)?;
         let publication = self.publish(compiled);
@@ -196,17 +244,10 @@ impl Feed<'_> {
 
     /// As the daemon: the message is read, checked and compiled.
     fn take(&self, bytes: &[u8]) -> Result<Compiled> {
-        let mut decoder = Decoder::default();
-        decoder.extend(bytes);
-        let message: ToFastpath = decoder.next_message()?.context("a whole message")?;
-        Ok(match message.body.context("a message of a known kind")? {
-            Body::Snapshot(state) => {
-                let state: proto::State = state;
-                compile::replace(&self.snapshot, &ValidState::try_from(state)?)?
-            }
-            Body::Delta(delta) => compile::apply(&self.snapshot, &ValidDelta::try_from(delta)?)?,
-            Body::Hello(_) => anyhow::bail!("no state"),
-        })
+        let Body::Delta(delta) = message(bytes)? else {
+            bail!("the message that was sent")
+        };
+        Ok(compile::apply(&self.snapshot, &ValidDelta::try_from(delta)?)?)
     }
 
     fn publish(&mut self, compiled: Compiled) -> Publication {
@@ -224,6 +265,14 @@ impl Feed<'_> {
         }
         self.shared.snapshot().reclaim();
     }
+}
+
+/// What these bytes say.
+fn message(bytes: &[u8]) -> Result<Body> {
+    let mut decoder = Decoder::default();
+    decoder.extend(bytes);
+    let message: ToFastpath = decoder.next_message()?.context("a whole message")?;
+    message.body.context("a message of a known kind")
 }
 
 struct Publication {

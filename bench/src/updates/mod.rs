@@ -58,6 +58,13 @@ pub(crate) struct Args {
     /// Services are UDP then: a connection to a pod that left the set is denied.
     #[arg(long)]
     pub(crate) by_set: bool,
+    /// How often the whole state comes once more.
+    #[arg(long, default_value_t = 5)]
+    pub(crate) resyncs: u16,
+    /// After each of these a rehearsal, whose snapshot is thrown away, and then as long a time in which the other thread only
+    /// counts: what is lost to publication, to memory and caches, and to a busy second processor.
+    #[arg(long)]
+    pub(crate) controls: bool,
     /// Pods that the packets come from.
     #[arg(long, default_value_t = 10)]
     pub(crate) clients: u16,
@@ -96,20 +103,29 @@ impl Args {
         }
     }
 
-    /// Quiet phases and others in turns, the resync in the middle, a quiet one at both ends.
+    /// Quiet phases and others in turns, the resyncs spread among them, a quiet one at both ends.
     fn phases(&self) -> Vec<Kind> {
         #[expect(clippy::cast_sign_loss, reason = "seconds are positive")]
         let pairs = (self.seconds / (2.0 * PHASE.as_secs_f64())).ceil().max(2.0) as usize;
+        let resyncs = match self.event {
+            Event::Endpoint => usize::from(self.resyncs),
+            Event::Label => 0,
+        };
+        let resync: &[Kind] = if self.controls {
+            &[Kind::Resync, Kind::Rehearsal, Kind::Spin]
+        } else {
+            &[Kind::Resync]
+        };
         let mut phases = vec![Kind::Quiet];
         for pair in 0..pairs {
-            if self.event == Event::Label {
-                phases.extend([Kind::Label, Kind::Quiet]);
-                continue;
+            for _ in resyncs * pair / pairs..resyncs * (pair + 1) / pairs {
+                phases.extend(resync.iter().flat_map(|kind| [*kind, Kind::Quiet]));
             }
-            if pair == pairs / 2 {
-                phases.extend([Kind::Resync, Kind::Quiet]);
-            }
-            phases.extend([Kind::Changes, Kind::Quiet]);
+            let kind = match self.event {
+                Event::Endpoint => Kind::Changes,
+                Event::Label => Kind::Label,
+            };
+            phases.extend([kind, Kind::Quiet]);
         }
         phases
     }
@@ -221,7 +237,8 @@ fn conduct(stage: &Stage) {
     let mut events = 0;
     for (phase, kind) in stage.phases.iter().enumerate() {
         let settles = matches!(kind, Kind::Quiet | Kind::Changes);
-        stage.enter(phase, !settles);
+        // What happens once begins to count when it begins.
+        stage.enter(phase, false);
         if settles {
             std::thread::sleep(SETTLE);
             stage.enter(phase, true);

@@ -42,9 +42,20 @@ pub(crate) struct Line {
     /// Added to the batches' 99.9th percentile.
     batch_p999_added_us: f64,
     resyncs: Vec<Resync>,
-    /// Of throughput during the resync, from the message's encoding to its end.
+    /// Of throughput during a resync, each beside the quiet phases around it, and how long one takes.
     resync_loss_percent: Option<f64>,
+    resync_loss_quartiles: Option<[f64; 2]>,
+    resync_ms: Option<f64>,
     resync_batch_max_us: Option<f64>,
+    /// The same while a state is compiled and thrown away, and while another thread only counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rehearsal_loss_percent: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rehearsal_loss_quartiles: Option<[f64; 2]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spin_loss_percent: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spin_loss_quartiles: Option<[f64; 2]>,
     labels: Vec<Label>,
     /// Packets of which was looked where they went, all of them.
     checked: u64,
@@ -101,8 +112,12 @@ impl Line {
             Event::Endpoint => Kind::Changes,
             Event::Label => Kind::Label,
         };
-        let mut lost = losses(&phases, eventful);
-        lost.sort_by(f64::total_cmp);
+        let lost = losses(&phases, eventful);
+        let lost_in = |kind| {
+            let lost = losses(&phases, kind);
+            (!lost.is_empty()).then_some(lost)
+        };
+        let [resync, rehearsal, spin] = [Kind::Resync, Kind::Rehearsal, Kind::Spin].map(lost_in);
         let mpps = |kind| median(of_kind(kind).map(|phase| phase.rate).collect()) * hz / 1e6;
         let batches = |kind| {
             let mut all = Histogram::new_with_max(TIME_MAX, 3).expect("three digits are possible");
@@ -124,7 +139,6 @@ impl Line {
             (sum / ticks * hz * args.workers as f64).round()
         };
         let seen = |of: &dyn Fn(&Work) -> u64| works.iter().map(of).sum::<u64>();
-        let resync = of_kind(Kind::Resync).next();
         let mpps_without = mpps(Kind::Quiet);
         Self {
             case: "updates",
@@ -139,8 +153,8 @@ impl Line {
             workers: args.workers,
             mpps_without: thousandth(mpps_without),
             mpps_with: thousandth(mpps(eventful)),
-            loss_percent: hundredth(median(lost.clone())),
-            loss_quartiles: [0.25, 0.75].map(|part| hundredth(quantile(&lost, part))),
+            loss_percent: middle(&lost),
+            loss_quartiles: quartiles(&lost),
             ns_per_packet_without: hundredth(1e3 / mpps_without * args.workers as f64),
             changes: costs.changes,
             behind: costs.behind,
@@ -154,10 +168,17 @@ impl Line {
             batch_us_with: with,
             batch_p999_added_us: hundredth(with.p999 - without.p999),
             resyncs: costs.resyncs.clone(),
-            resync_loss_percent: resync
-                .and_then(|_| losses(&phases, Kind::Resync).first().copied())
-                .map(hundredth),
-            resync_batch_max_us: resync.map(|_| Times::of(&batches(Kind::Resync), hz / 1e6).max),
+            resync_loss_percent: resync.as_deref().map(middle),
+            resync_loss_quartiles: resync.as_deref().map(quartiles),
+            resync_ms: (!costs.resyncs.is_empty())
+                .then(|| middle(&costs.resyncs.iter().map(|resync| resync.ms).collect::<Vec<_>>())),
+            resync_batch_max_us: resync
+                .as_ref()
+                .map(|_| Times::of(&batches(Kind::Resync), hz / 1e6).max),
+            rehearsal_loss_percent: rehearsal.as_deref().map(middle),
+            rehearsal_loss_quartiles: rehearsal.as_deref().map(quartiles),
+            spin_loss_percent: spin.as_deref().map(middle),
+            spin_loss_quartiles: spin.as_deref().map(quartiles),
             labels: costs.labels.clone(),
             checked: seen(&|work| work.seen.packets),
             late: seen(&|work| work.seen.late),
@@ -180,9 +201,9 @@ impl Phase {
     }
 }
 
-/// What phases of `kind` lose beside the quiet ones around them, percent.
+/// What phases of `kind` lose beside the quiet ones around them, percent, sorted.
 fn losses(phases: &[Phase], kind: Kind) -> Vec<f64> {
-    phases
+    let mut losses: Vec<f64> = phases
         .windows(3)
         .filter(|around| around[1].kind == kind)
         .map(|around| {
@@ -190,7 +211,17 @@ fn losses(phases: &[Phase], kind: Kind) -> Vec<f64> {
             (1.0 - around[1].rate / quiet) * 100.0
         })
         .filter(|loss| loss.is_finite())
-        .collect()
+        .collect();
+    losses.sort_by(f64::total_cmp);
+    losses
+}
+
+fn middle(of: &[f64]) -> f64 {
+    hundredth(median(of.to_vec()))
+}
+
+fn quartiles(sorted: &[f64]) -> [f64; 2] {
+    [0.25, 0.75].map(|part| hundredth(quantile(sorted, part)))
 }
 
 fn median(mut of: Vec<f64>) -> f64 {

@@ -13,6 +13,10 @@ pub(super) enum Kind {
     Changes,
     /// The whole state comes once more, as when control has restarted.
     Resync,
+    /// As a resync, but what was compiled is thrown away: no worker sees it.
+    Rehearsal,
+    /// The other thread counts, as long as a resync takes: nothing but that a second processor is busy.
+    Spin,
     /// A label of one client changes.
     Label,
 }
@@ -62,6 +66,11 @@ impl Stage {
     /// Begins phase `phase`.
     pub(super) fn enter(&self, phase: usize, counts: bool) {
         self.now.store((phase as u64) << 1 | u64::from(counts), Release);
+    }
+
+    /// What the phase is about begins now, or has ended.
+    pub(super) fn count(&self, phase: usize, counts: bool) {
+        self.enter(phase, counts);
     }
 
     /// All phases are over.

@@ -9,6 +9,8 @@ fn args(event: Event) -> Args {
         changes_per_second: 1000,
         event,
         by_set: true,
+        resyncs: 2,
+        controls: true,
         clients: 4,
         workers: 1,
         seconds: 0.01,
@@ -36,7 +38,14 @@ fn replaced_backends_move_datagrams_and_misroute_nothing() {
         assert!(line["changes"].as_u64().unwrap() > 0, "{line}");
         assert!(line["redecisions_per_second"].as_f64().unwrap() > 0.0, "{line}");
         assert!(line["moved_per_second"].as_f64().unwrap() > 0.0, "{line}");
-        assert_eq!(line["resyncs"].as_array().unwrap().len(), 1);
+        let resyncs = line["resyncs"].as_array().unwrap();
+        assert_eq!(resyncs.len(), 2, "{line}");
+        for resync in resyncs {
+            assert_eq!(
+                resync["outdated"], 0,
+                "the state that is in force touches nothing: {line}"
+            );
+        }
     }
 }
 

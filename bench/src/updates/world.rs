@@ -178,7 +178,7 @@ impl World {
             port("host", proto::PortKind::Host),
         ];
         ports.extend((0..self.map.clients).map(|number| self.client(number)));
-        proto::State {
+        let mut state = proto::State {
             version: self.version,
             node: Some(proto::Node {
                 name: "node-1".into(),
@@ -225,7 +225,9 @@ impl World {
                 ..Default::default()
             }),
             ..Default::default()
-        }
+        };
+        contract::merge::sort(&mut state);
+        state
     }
 
     /// The next endpoint's change: in each place of each Service, in an order that leaps about, a pod goes and another comes.

@@ -19,6 +19,24 @@ pub struct Invalid {
     pub found: Box<str>,
 }
 
+impl Invalid {
+    /// The same of one in a list.
+    pub(super) fn at(self, index: usize) -> Self {
+        Self {
+            field: format!("{}[{index}]", self.field).into(),
+            ..self
+        }
+    }
+
+    /// The same of a field inside another: paths are put together only where something is wrong.
+    pub(super) fn inside(self, outer: impl fmt::Display) -> Self {
+        Self {
+            field: format!("{outer}.{}", self.field).into(),
+            ..self
+        }
+    }
+}
+
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {

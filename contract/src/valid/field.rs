@@ -61,7 +61,7 @@ pub(super) fn address(subject: &Subject, field: &str, raw: &[u8]) -> Result<IpAd
 pub(super) fn addresses(subject: &Subject, field: &str, raw: &[Vec<u8>]) -> Result<Vec<IpAddr>, Invalid> {
     let mut found = Vec::with_capacity(raw.len());
     for (index, bytes) in raw.iter().enumerate() {
-        let address = address(subject, &format!("{field}[{index}]"), bytes)?;
+        let address = address(subject, field, bytes).map_err(|invalid| invalid.at(index))?;
         // A node, pod or Service has a handful.
         if found.contains(&address) {
             return Err(subject.invalid(field, "each address once", format!("{address} twice")));
@@ -120,7 +120,7 @@ pub(super) fn prefix(subject: &Subject, field: &str, raw: Option<&proto::Prefix>
 pub(super) fn prefixes(subject: &Subject, field: &str, raw: &[proto::Prefix]) -> Result<Vec<IpNet>, Invalid> {
     raw.iter()
         .enumerate()
-        .map(|(index, raw)| prefix(subject, &format!("{field}[{index}]"), Some(raw)))
+        .map(|(index, raw)| prefix(subject, field, Some(raw)).map_err(|invalid| invalid.at(index)))
         .collect()
 }
 

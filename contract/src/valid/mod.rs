@@ -65,14 +65,14 @@ impl TryFrom<proto::State> for ValidState {
         let state = Self {
             version: raw.version,
             node: parse::node(&node)?,
-            ports: all(&raw.ports, parse::port)?,
-            remote_nodes: all(&raw.remote_nodes, parse::remote_node)?,
-            blocks: all(&raw.blocks, parse::block)?,
-            pools: all(&raw.pools, parse::pool)?,
-            services: all(&raw.services, parse::service)?,
+            ports: all(raw.ports, parse::port)?,
+            remote_nodes: all(raw.remote_nodes, parse::remote_node)?,
+            blocks: all(raw.blocks, parse::block)?,
+            pools: all(raw.pools, parse::pool)?,
+            services: all(raw.services, parse::service)?,
             service_ranges: parse::service_ranges(&raw.service_ranges)?,
-            ip_sets: all(&raw.ip_sets, rule::ip_set)?,
-            policies: all(&raw.policies, rule::policy)?,
+            ip_sets: all(raw.ip_sets, rule::ip_set)?,
+            policies: all(raw.policies, rule::policy)?,
             timeouts: raw.timeouts.as_ref().map(Timeouts::from).unwrap_or_default(),
             limits: raw.limits.as_ref().map(Limits::from).unwrap_or_default(),
         };
@@ -83,8 +83,9 @@ impl TryFrom<proto::State> for ValidState {
     }
 }
 
-fn all<R, T>(raw: &[R], parse: impl Fn(&R) -> Result<T, Invalid>) -> Result<Vec<T>, Invalid> {
-    raw.iter().map(parse).collect()
+/// Each message is freed once it was read, so that a whole state is never there twice.
+fn all<R, T>(raw: Vec<R>, parse: impl Fn(&R) -> Result<T, Invalid>) -> Result<Vec<T>, Invalid> {
+    raw.into_iter().map(|raw| parse(&raw)).collect()
 }
 
 /// Changes that lead from one version to another, each object checked by itself.
@@ -149,7 +150,7 @@ impl TryFrom<proto::Delta> for ValidDelta {
             let expected = format!("more than base_version, {}", raw.base_version);
             return Err(Subject::new("Delta", "", "").invalid("version", expected, raw.version));
         }
-        let changes = all(&raw.changes, change)?;
+        let changes = all(raw.changes, change)?;
         Ok(Self {
             base_version: raw.base_version,
             version: raw.version,

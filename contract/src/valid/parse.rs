@@ -208,29 +208,26 @@ pub(super) fn service(raw: &proto::Service) -> Result<Service, Invalid> {
     let id = field::name(&subject, "id", &raw.id)?;
     let origin = field::origin(&subject, raw.origin.as_ref())?;
     let subject = Subject::origin(&origin);
-    let mut seen = HashSet::with_capacity(raw.backends.len());
-    let mut backends = Vec::with_capacity(raw.backends.len());
+    let mut backends: Vec<Backend> = Vec::with_capacity(raw.backends.len());
+    // A few are compared one with the other.
+    let mut seen = HashSet::with_capacity(match raw.backends.len() {
+        0..=BACKENDS_FEW => 0,
+        many => many,
+    });
     for (index, raw) in raw.backends.iter().enumerate() {
-        let at = |name: &str| format!("backends[{index}].{name}");
-        let backend = Backend {
-            address: field::address(&subject, &at("address"), &raw.address)?,
-            port: field::port(&subject, &at("port"), raw.port)?,
-            state: match proto::BackendState::try_from(raw.state) {
-                Ok(proto::BackendState::Ready) => BackendState::Ready,
-                Ok(proto::BackendState::ServingTerminating) => BackendState::ServingTerminating,
-                Ok(proto::BackendState::NotReady) => BackendState::NotReady,
-                _ => {
-                    let expected = "READY (1), SERVING_TERMINATING (2) or NOT_READY (3)";
-                    return Err(subject.invalid(&at("state"), expected, raw.state));
-                }
-            },
-            local: raw.local,
+        let found =
+            backend(&subject, raw).map_err(|invalid| invalid.inside(format_args!("backends[{index}]")))?;
+        let end = |backend: &Backend| (backend.address, backend.port);
+        let is_new = if seen.capacity() == 0 {
+            backends.iter().all(|other| end(other) != end(&found))
+        } else {
+            seen.insert(end(&found))
         };
-        if !seen.insert((backend.address, backend.port)) {
-            let found = format!("{} port {} twice", backend.address, backend.port);
+        if !is_new {
+            let found = format!("{} port {} twice", found.address, found.port);
             return Err(subject.invalid("backends", "each backend once", found));
         }
-        backends.push(backend);
+        backends.push(found);
     }
     Ok(Service {
         id,
@@ -242,6 +239,26 @@ pub(super) fn service(raw: &proto::Service) -> Result<Service, Invalid> {
         origin,
     })
 }
+
+fn backend(subject: &Subject, raw: &proto::Backend) -> Result<Backend, Invalid> {
+    Ok(Backend {
+        address: field::address(subject, "address", &raw.address)?,
+        port: field::port(subject, "port", raw.port)?,
+        state: match proto::BackendState::try_from(raw.state) {
+            Ok(proto::BackendState::Ready) => BackendState::Ready,
+            Ok(proto::BackendState::ServingTerminating) => BackendState::ServingTerminating,
+            Ok(proto::BackendState::NotReady) => BackendState::NotReady,
+            _ => {
+                let expected = "READY (1), SERVING_TERMINATING (2) or NOT_READY (3)";
+                return Err(subject.invalid("state", expected, raw.state));
+            }
+        },
+        local: raw.local,
+    })
+}
+
+/// Up to so many a set costs more than it spares.
+const BACKENDS_FEW: usize = 16;
 
 pub(super) fn service_ranges(raw: &[proto::Prefix]) -> Result<Vec<ipnet::IpNet>, Invalid> {
     let subject = Subject::new("ServiceRanges", "", "");

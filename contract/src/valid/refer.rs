@@ -1,6 +1,7 @@
 //! Checks across objects: unique names, references that lead somewhere, limits.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::{Invalid, SetKind, Subject, ValidState, field, ip_sets_of};
 
@@ -21,46 +22,31 @@ pub(super) fn unique_names(state: &ValidState) -> Result<(), Invalid> {
             }
         }
     }
-    names.clear();
-    for node in &state.remote_nodes {
-        field::unique(
-            &mut names,
-            &*node.name,
-            &Subject::new("Node", "", &node.name),
-            "name",
-            &node.name,
-        )?;
-    }
-    names.clear();
-    for service in &state.services {
-        field::unique(
-            &mut names,
-            &*service.id,
-            &Subject::origin(&service.origin),
-            "id",
-            &service.id,
-        )?;
-    }
-    names.clear();
-    for set in &state.ip_sets {
-        field::unique(
-            &mut names,
-            &*set.id,
-            &Subject::new("IpSet", "", &set.id),
-            "id",
-            &set.id,
-        )?;
-    }
-    names.clear();
-    for policy in &state.policies {
-        field::unique(
-            &mut names,
-            &*policy.id,
-            &Subject::origin(&policy.origin),
-            "id",
-            &policy.id,
-        )?;
-    }
+    let of_ours = |kind: &'static str, name: &str| Subject::new(kind, "", name);
+    each_once(
+        &state.remote_nodes,
+        "name",
+        |node| &node.name,
+        |node| of_ours("Node", &node.name),
+    )?;
+    each_once(
+        &state.services,
+        "id",
+        |service| &service.id,
+        |service| Subject::origin(&service.origin),
+    )?;
+    each_once(
+        &state.ip_sets,
+        "id",
+        |set| &set.id,
+        |set| of_ours("IpSet", &set.id),
+    )?;
+    each_once(
+        &state.policies,
+        "id",
+        |policy| &policy.id,
+        |policy| Subject::origin(&policy.origin),
+    )?;
     for (kind, prefixes) in [
         (
             "Block",
@@ -78,6 +64,26 @@ pub(super) fn unique_names(state: &ValidState) -> Result<(), Invalid> {
                 "prefix",
                 &shown,
             )?;
+        }
+    }
+    Ok(())
+}
+
+/// No name twice. Ours come in order, and then one look at each is enough.
+fn each_once<T>(
+    objects: &[T],
+    field: &str,
+    name: impl Fn(&T) -> &Arc<str>,
+    subject: impl Fn(&T) -> Subject,
+) -> Result<(), Invalid> {
+    if objects.is_sorted_by(|a, b| name(a) < name(b)) {
+        return Ok(());
+    }
+    let mut seen = HashSet::with_capacity(objects.len());
+    for object in objects {
+        let shown = &**name(object);
+        if !seen.insert(shown) {
+            return Err(subject(object).invalid(field, "one of this name", format!("{shown} twice")));
         }
     }
     Ok(())

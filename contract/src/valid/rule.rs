@@ -1,6 +1,7 @@
 //! From messages to objects: policies, their rules, and IP sets.
 
 use std::collections::HashSet;
+use std::hash::Hash;
 
 use super::{
     Action, AddressPort, Invalid, IpSet, IpSetDelta, Member, Members, Peer, Policy, PortMatch, Ports, Rule,
@@ -113,35 +114,48 @@ fn port_match(subject: &Subject, at: &str, raw: &proto::PortMatch) -> Result<Por
 pub(super) fn ip_set(raw: &proto::IpSet) -> Result<IpSet, Invalid> {
     let subject = Subject::new("IpSet", "", &raw.id);
     let id = field::name(&subject, "id", &raw.id)?;
-    let twice = |shown: String| subject.invalid("members", "each member once", format!("{shown} twice"));
     let members = match proto::ip_set::Kind::try_from(raw.kind) {
         Ok(proto::ip_set::Kind::Addresses) => {
-            let mut seen = HashSet::with_capacity(raw.members.len());
-            let mut members = Vec::with_capacity(raw.members.len());
-            for (index, raw) in raw.members.iter().enumerate() {
-                let prefix = prefix_member(&subject, &format!("members[{index}]"), raw)?;
-                if !seen.insert(prefix) {
-                    return Err(twice(prefix.to_string()));
-                }
-                members.push(prefix);
-            }
+            let members = whole_members(&raw.members, |raw| prefix_member(&subject, "members", raw))?;
+            each_once(&subject, &members, ToString::to_string)?;
             Members::Addresses(members)
         }
         Ok(proto::ip_set::Kind::AddressPorts) => {
-            let mut seen = HashSet::with_capacity(raw.members.len());
-            let mut members = Vec::with_capacity(raw.members.len());
-            for (index, raw) in raw.members.iter().enumerate() {
-                let member = address_port_member(&subject, &format!("members[{index}]"), raw)?;
-                if !seen.insert(member) {
-                    return Err(twice(format!("{member:?}")));
-                }
-                members.push(member);
-            }
+            let members = whole_members(&raw.members, |raw| address_port_member(&subject, "members", raw))?;
+            each_once(&subject, &members, |member| format!("{member:?}"))?;
             Members::AddressPorts(members)
         }
         _ => return Err(subject.invalid("kind", "ADDRESSES (1) or ADDRESS_PORTS (2)", raw.kind)),
     };
     Ok(IpSet { id, members })
+}
+
+fn whole_members<T>(
+    raw: &[proto::Member],
+    read: impl Fn(&proto::Member) -> Result<T, Invalid>,
+) -> Result<Vec<T>, Invalid> {
+    raw.iter()
+        .enumerate()
+        .map(|(index, raw)| read(raw).map_err(|invalid| invalid.at(index)))
+        .collect()
+}
+
+/// Ours come in order, and then one look at each is enough.
+fn each_once<T: Ord + Hash>(
+    subject: &Subject,
+    members: &[T],
+    shown: impl Fn(&T) -> String,
+) -> Result<(), Invalid> {
+    if members.is_sorted_by(|a, b| a < b) {
+        return Ok(());
+    }
+    let mut seen = HashSet::with_capacity(members.len());
+    match members.iter().find(|member| !seen.insert(*member)) {
+        None => Ok(()),
+        Some(member) => {
+            Err(subject.invalid("members", "each member once", format!("{} twice", shown(member))))
+        }
+    }
 }
 
 fn prefix_member(subject: &Subject, at: &str, raw: &proto::Member) -> Result<ipnet::IpNet, Invalid> {

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use contract::valid::{
-    Block, Change, Limits, Node, Policy, Pool, Port, RemoteNode, Service, Timeouts, ValidState,
+    Block, Change, IpSet, Limits, Node, Policy, Pool, Port, RemoteNode, Service, Timeouts, ValidState,
 };
 use ipnet::IpNet;
 
 use crate::snapshot::Snapshot;
+use crate::table::lpm::Prefixes;
+use crate::table::trie::Trie;
 
 /// What is to be done, sorted by kind. No name is in an upsert and a removal.
 #[derive(Default)]
@@ -163,64 +165,128 @@ impl Plan {
             || !(ports.is_empty() && ports_removed.is_empty())
     }
 
-    /// The plan that makes `state` of `previous`. Upserts of what is there already, unchanged, do nothing when applied.
+    /// The plan that makes `state` of `previous`. What is there already, unchanged, is not in it: a control process that restarted
+    /// says again what is in force, and then nothing is copied, compiled or bumped.
     pub(super) fn replacing(previous: &Snapshot, state: &ValidState) -> Self {
+        let tables = previous;
         let mut plan = Self {
             limits: Some(state.limits),
             timeouts: Some(state.timeouts),
-            node: Some(state.node.clone()),
+            node: (*tables.node != state.node).then(|| state.node.clone()),
             service_ranges: Some(state.service_ranges.clone()),
-            sets: state.ip_sets.iter().cloned().map(Change::IpSet).collect(),
-            policies: state.policies.clone(),
-            remote_nodes: state.remote_nodes.clone(),
-            blocks: state.blocks.clone(),
-            pools: state.pools.clone(),
-            ports: state.ports.clone(),
-            services: state.services.clone(),
             ..Self::default()
         };
-        let gone = |names: Vec<&Arc<str>>, kept: HashSet<&Arc<str>>| -> Vec<Arc<str>> {
-            let mut gone: Vec<_> = names
-                .into_iter()
-                .filter(|name| !kept.contains(name))
-                .cloned()
-                .collect();
-            gone.sort_unstable();
-            gone
-        };
-        let tables = previous;
-        plan.ports_removed = gone(
-            tables.port_names.iter().map(|(name, _)| name).collect(),
-            state.ports.iter().map(|p| &p.name).collect(),
+        (plan.ports, plan.ports_removed) = differing(
+            &state.ports,
+            |port| &port.name,
+            &tables.port_names,
+            |record, port| *record.source == *port,
         );
-        plan.remote_nodes_removed = gone(
-            tables.peer_names.iter().map(|(name, _)| name).collect(),
-            state.remote_nodes.iter().map(|node| &node.name).collect(),
+        (plan.remote_nodes, plan.remote_nodes_removed) = differing(
+            &state.remote_nodes,
+            |node| &node.name,
+            &tables.peer_names,
+            |id, node| {
+                let peer = tables.peers.get(u32::from(id.0));
+                peer.is_some_and(|peer| *peer.source == *node)
+            },
         );
-        plan.services_removed = gone(
-            tables.service_names.iter().map(|(id, _)| id).collect(),
-            state.services.iter().map(|service| &service.id).collect(),
+        (plan.services, plan.services_removed) = differing(
+            &state.services,
+            |service| &service.id,
+            &tables.service_names,
+            |id, service| {
+                let record = tables.services.get(id.0);
+                record.is_some_and(|record| *record.source == *service)
+            },
         );
-        plan.policies_removed = gone(
-            tables.policy_names.iter().map(|(id, _)| id).collect(),
-            state.policies.iter().map(|policy| &policy.id).collect(),
+        (plan.policies, plan.policies_removed) = differing(
+            &state.policies,
+            |policy| &policy.id,
+            &tables.policy_names,
+            |id, policy| {
+                let record = tables.policies.get(id.0);
+                record.is_some_and(|record| *record.source == *policy)
+            },
         );
-        plan.sets_removed = gone(
-            tables.set_names.iter().map(|(id, _)| id).collect(),
-            state.ip_sets.iter().map(|s| &s.id).collect(),
+        let sets: Vec<IpSet>;
+        (sets, plan.sets_removed) = differing(
+            &state.ip_sets,
+            |set| &set.id,
+            &tables.set_names,
+            |id, set| {
+                let record = tables.sets.get(id.0);
+                record.is_some_and(|record| record.set.equals(&set.members))
+            },
         );
-        let kept: HashSet<_> = state.blocks.iter().map(|block| block.prefix).collect();
-        tables.blocks.each(|prefix, _| {
-            if !kept.contains(&prefix) {
-                plan.blocks_removed.push(prefix);
-            }
-        });
-        let kept: HashSet<_> = state.pools.iter().map(|pool| pool.prefix).collect();
-        tables.pools.each(|prefix, _| {
-            if !kept.contains(&prefix) {
-                plan.pools_removed.push(prefix);
-            }
-        });
+        plan.sets = sets.into_iter().map(Change::IpSet).collect();
+        (plan.blocks, plan.blocks_removed) = differing_in(
+            &state.blocks,
+            |block| block.prefix,
+            &tables.blocks,
+            |record, block| *record.source == *block,
+        );
+        (plan.pools, plan.pools_removed) = differing_in(
+            &state.pools,
+            |pool| pool.prefix,
+            &tables.pools,
+            |record, pool| record.source == *pool,
+        );
         plan
     }
+}
+
+/// Of `wanted` what is not `same` under its name in `known`, and the names of `known` that are wanted no more, sorted.
+fn differing<T: Clone, V: Clone>(
+    wanted: &[T],
+    name: impl Fn(&T) -> &Arc<str>,
+    known: &Trie<Arc<str>, V>,
+    same: impl Fn(&V, &T) -> bool,
+) -> (Vec<T>, Vec<Arc<str>>) {
+    let mut found = 0;
+    let mut differs = Vec::new();
+    for object in wanted {
+        let there = known.get(name(object));
+        found += usize::from(there.is_some());
+        if !there.is_some_and(|there| same(there, object)) {
+            differs.push(object.clone());
+        }
+    }
+    // No name is wanted twice: as many as there are, so all of them.
+    if found == known.len() {
+        return (differs, Vec::new());
+    }
+    let kept: HashSet<_> = wanted.iter().map(&name).collect();
+    let names = known.iter().map(|(name, _)| name);
+    let mut gone: Vec<_> = names.filter(|name| !kept.contains(name)).cloned().collect();
+    gone.sort_unstable();
+    (differs, gone)
+}
+
+/// The same by prefix.
+fn differing_in<T: Clone, V: Clone>(
+    wanted: &[T],
+    prefix: impl Fn(&T) -> IpNet,
+    known: &Prefixes<V>,
+    same: impl Fn(&V, &T) -> bool,
+) -> (Vec<T>, Vec<IpNet>) {
+    let mut found = 0;
+    let mut differs = Vec::new();
+    for object in wanted {
+        let there = known.exact(prefix(object));
+        found += usize::from(there.is_some());
+        if !there.is_some_and(|there| same(there, object)) {
+            differs.push(object.clone());
+        }
+    }
+    let mut gone = Vec::new();
+    if found < known.len() {
+        let kept: HashSet<_> = wanted.iter().map(&prefix).collect();
+        known.each(|prefix, _| {
+            if !kept.contains(&prefix) {
+                gone.push(prefix);
+            }
+        });
+    }
+    (differs, gone)
 }

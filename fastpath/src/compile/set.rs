@@ -30,6 +30,15 @@ impl Work {
             self.snapshot.set_names.insert(source.id, id);
             return Ok(());
         };
+        // Looked at first: a set that did not change is not copied.
+        if self
+            .snapshot
+            .sets
+            .get(id.0)
+            .is_some_and(|record| record.set.equals(&source.members))
+        {
+            return Ok(());
+        }
         let record = self.record_mut(id);
         let (had, kind) = (record.set.len(), record.set.kind());
         if kind != source.members.kind() {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use contract::valid::{AddressPort, Member, SetKind};
+use contract::valid::{AddressPort, Member, Members, SetKind};
 use ipnet::IpNet;
 
 use super::lpm::Prefixes;
@@ -105,6 +105,17 @@ impl IpSet {
             },
             (Self::AddressPorts(members), Member::AddressPort(member)) => members.remove(member).is_some(),
             _ => false,
+        }
+    }
+
+    /// Are `members`, of which none is there twice, just those of this set?
+    pub fn equals(&self, members: &Members) -> bool {
+        if self.kind() != members.kind() || self.len() != members.len() {
+            return false;
+        }
+        match members {
+            Members::Addresses(members) => members.iter().all(|m| self.has(&Member::Prefix(*m))),
+            Members::AddressPorts(members) => members.iter().all(|m| self.has(&Member::AddressPort(*m))),
         }
     }
 
