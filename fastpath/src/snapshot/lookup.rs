@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use contract::valid::{AddressPort, Encap, Limits, Timeouts};
 
+use super::rule_index::RuleIndex;
 use super::table::{Claim, OnLink, UnderlayHops, tunnel_place};
 use super::{
     Adjacency, AdjacencyId, PeerId, PoolFlags, Port, PortKind, Route, RouteTarget, RuleId, RuleOrigin,
@@ -318,6 +319,16 @@ impl Snapshot {
             direction: record.direction,
             rule: record.rule,
         })
+    }
+
+    /// Bytes of the indexes that find the rules of large policies.
+    pub fn policy_index_bytes(&self) -> usize {
+        let rules = self
+            .policies
+            .iter()
+            .flat_map(|(_, policy)| [&policy.ingress, &policy.egress]);
+        let indexes = rules.filter_map(|rules| rules.index.as_ref());
+        indexes.map(RuleIndex::bytes).sum()
     }
 
     /// One past the highest rule index: the length of an array of counters.

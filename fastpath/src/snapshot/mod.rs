@@ -6,6 +6,7 @@
 
 mod judge;
 mod lookup;
+mod policy_batch;
 pub(crate) mod rule_index;
 mod rule_list;
 mod shard;
@@ -15,6 +16,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use contract::valid::PortKind;
+pub use policy_batch::PolicyBatch;
 pub use shard::{ADDRESS_SHARDS, Bumps, PLACE_SHARDS, Shard};
 pub use table::Snapshot;
 use wire::addr::{Mac, Vni};
@@ -241,6 +243,25 @@ pub struct Decision {
     pub allow: bool,
     /// The rule that decided; `None` when no policy selects the endpoint (or every tier passed).
     pub rule: Option<RuleId>,
+}
+
+impl PolicyQuery {
+    /// The address at the other end than the one whose policy is judged.
+    #[inline]
+    pub const fn peer(&self) -> IpAddr {
+        match self.direction {
+            Direction::Ingress => self.src,
+            Direction::Egress => self.dst,
+        }
+    }
+}
+
+impl Decision {
+    /// No policy selects the endpoint, or every tier passed.
+    pub const NO_POLICY: Self = Self {
+        allow: true,
+        rule: None,
+    };
 }
 
 /// A rule or default deny, 24 bits so that a flow entry can hold it: an index into the snapshot's rule table.

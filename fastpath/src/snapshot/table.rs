@@ -175,6 +175,17 @@ pub(crate) struct PolicyRecord {
     pub(crate) ports: Trie<u32, ()>,
 }
 
+impl PolicyRecord {
+    /// Its rules of one direction.
+    #[inline]
+    pub(crate) fn rules(&self, direction: Direction) -> &Rules {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+}
+
 /// The rules of a policy in one direction.
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {

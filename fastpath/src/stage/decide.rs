@@ -14,8 +14,8 @@ use crate::flow::{Ingress, Tuple, Zone};
 use crate::observe::Fate;
 use crate::rng::Rng;
 use crate::snapshot::{
-    AdjacencyEncap, AdjacencyId, Backend, Direction, PolicyQuery, Port, PortKind, Route, RouteTarget, RuleId,
-    Service, ServiceId, Shard, Snapshot, VipLookup,
+    AdjacencyEncap, AdjacencyId, Attachment, Backend, Direction, PolicyBatch, PolicyQuery, Port, PortKind,
+    Route, RouteTarget, RuleId, Service, ServiceId, Shard, Snapshot, VipLookup,
 };
 use crate::verdict::DropReason;
 
@@ -91,6 +91,17 @@ impl Refusal {
         }
     }
 
+    /// Policy denies the flow, by this rule.
+    pub(crate) fn denied(rule: Option<RuleId>, service: Option<ServiceId>, shards: [Shard; 3]) -> Self {
+        Self {
+            reason: DropReason::PolicyDenied,
+            answer: Answer::None,
+            rule,
+            service,
+            shards,
+        }
+    }
+
     /// What it says of the packet.
     pub(crate) fn fate(&self) -> Fate {
         Fate {
@@ -104,6 +115,16 @@ impl Refusal {
 /// Stands where a flow depends on nothing.
 const NO_SHARD: Shard = Shard(0);
 
+/// A plan that policy has not judged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Aim<'s> {
+    pub plan: Plan,
+    service: Option<ServiceId>,
+    /// Policy of the source, if any is to be asked, and of the destination.
+    egress: Option<&'s Attachment>,
+    ingress: Option<&'s Attachment>,
+}
+
 /// Decides; `vip` is what the tuple's destination is to the Services.
 pub(crate) fn decide(
     question: &Question,
@@ -111,6 +132,17 @@ pub(crate) fn decide(
     snapshot: &Snapshot,
     rng: &mut Rng,
 ) -> Result<Plan, Refusal> {
+    aim(question, vip, snapshot, rng)?.judged(&question.tuple, snapshot)
+}
+
+/// Decides all but what policy says.
+#[inline]
+pub(crate) fn aim<'s>(
+    question: &Question,
+    vip: VipLookup<'_>,
+    snapshot: &'s Snapshot,
+    rng: &mut Rng,
+) -> Result<Aim<'s>, Refusal> {
     let Question { tuple, .. } = *question;
     let ingress = tuple.zone.ingress();
     let (backend, service) = backend(question, vip, rng)?;
@@ -155,8 +187,7 @@ pub(crate) fn decide(
         RouteTarget::LocalPod(port) => snapshot.port(port),
         _ => None,
     };
-    let rule = judge(&tuple, &to, port, destination, snapshot)
-        .map_err(|rule| refuse(DropReason::PolicyDenied, Answer::None, rule, shards))?;
+    let (egress, ingress) = policies(&tuple, port, destination, snapshot);
 
     let snat = snat(
         &tuple,
@@ -185,15 +216,69 @@ pub(crate) fn decide(
         _ => exit,
     };
     let back = back(&tuple, &source, question.hash, snapshot);
-    Ok(Plan {
+    let plan = Plan {
         to,
         snat,
         exit: exit.exit,
         back,
         reply_zone: exit.reply_zone,
-        rule,
+        rule: None,
         shards,
+    };
+    Ok(Aim {
+        plan,
+        service: service.map(|service| service.id),
+        egress,
+        ingress,
     })
+}
+
+impl<'s> Aim<'s> {
+    /// The plan, if policy allows the flow that comes as `from`.
+    #[inline]
+    pub(crate) fn judged(self, from: &Tuple, snapshot: &Snapshot) -> Result<Plan, Refusal> {
+        let mut rule = None;
+        let asks = [
+            (self.egress, Direction::Egress),
+            (self.ingress, Direction::Ingress),
+        ];
+        for (attachment, direction) in asks {
+            let Some(attachment) = attachment else {
+                continue;
+            };
+            let decision = snapshot.judge(attachment, &self.query(from, direction));
+            if !decision.allow {
+                return Err(Refusal::denied(decision.rule, self.service, self.plan.shards));
+            }
+            rule = decision.rule.or(rule);
+        }
+        Ok(Plan { rule, ..self.plan })
+    }
+
+    /// Asks policy of the flow that comes as `from`: of its source, then of its destination. Returns how many questions that is.
+    /// All must be allowed; the rule of the last that names one is the flow's.
+    #[inline]
+    pub(crate) fn ask(&self, from: &Tuple, policy: &mut PolicyBatch<'s>) -> u8 {
+        if let Some(attachment) = self.egress {
+            policy.ask(attachment, &self.query(from, Direction::Egress));
+        }
+        if let Some(attachment) = self.ingress {
+            policy.ask(attachment, &self.query(from, Direction::Ingress));
+        }
+        u8::from(self.egress.is_some()) + u8::from(self.ingress.is_some())
+    }
+
+    #[inline]
+    fn query(&self, from: &Tuple, direction: Direction) -> PolicyQuery {
+        let to = &self.plan.to;
+        PolicyQuery {
+            src: from.src,
+            dst: to.dst,
+            protocol: from.proto.0,
+            dst_port: if to.proto.has_ports() { to.dport } else { 0 },
+            direction,
+        }
+    }
 }
 
 /// Where a flow's packets come from.
@@ -373,46 +458,25 @@ fn is_host(port: Option<&Port>) -> bool {
     port.is_some_and(|port| port.kind == PortKind::Host)
 }
 
-/// Egress policy of the source after DNAT, ingress policy of the destination before SNAT. `Err`: denied, by this rule.
-fn judge(
+/// Egress policy of the source after DNAT, ingress policy of the destination before SNAT, where there is any to ask.
+fn policies<'s>(
     from: &Tuple,
-    to: &Tuple,
-    port: Option<&Port>,
-    destination: Option<&Port>,
+    port: Option<&'s Port>,
+    destination: Option<&'s Port>,
     snapshot: &Snapshot,
-) -> Result<Option<RuleId>, Option<RuleId>> {
+) -> (Option<&'s Attachment>, Option<&'s Attachment>) {
     let source = port.filter(|port| port.kind == PortKind::Pod);
     if let (Some(source), Some(destination)) = (source, destination)
         && source.id == destination.id
     {
-        return Ok(None); // a pod always reaches itself
+        return (None, None); // a pod always reaches itself
     }
-    let dst_port = if to.proto.has_ports() { to.dport } else { 0 };
-    let query = |direction| PolicyQuery {
-        src: from.src,
-        dst: to.dst,
-        protocol: from.proto.0,
-        dst_port,
-        direction,
-    };
-    let mut rule = None;
-    if let Some(port) = source {
-        let decision = snapshot.judge(&port.egress, &query(Direction::Egress));
-        if !decision.allow {
-            return Err(decision.rule);
-        }
-        rule = decision.rule;
-    }
-    if let Some(destination) = destination
-        && !is_from_this_node(from, port, snapshot)
-    {
-        let decision = snapshot.judge(&destination.ingress, &query(Direction::Ingress));
-        if !decision.allow {
-            return Err(decision.rule);
-        }
-        rule = decision.rule.or(rule);
-    }
-    Ok(rule)
+    let says_something = |attachment: &&Attachment| !attachment.0.is_empty();
+    let ingress = destination
+        .map(|port| &port.ingress)
+        .filter(says_something)
+        .filter(|_| !is_from_this_node(from, port, snapshot));
+    (source.map(|port| &port.egress).filter(says_something), ingress)
 }
 
 /// Nodes always reach their own pods: told by the port that it came in by, and an address of this node.

@@ -1,7 +1,5 @@
 //! Which of many ranges hold a value: one search of a few cache lines, whatever their number.
 
-use std::collections::BTreeMap;
-
 /// A value that ranges are of.
 pub trait Value: Copy + Ord {
     /// The smallest.
@@ -13,22 +11,25 @@ pub trait Value: Copy + Ord {
     fn next(self) -> Option<Self>;
 }
 
-impl Value for u32 {
-    const MIN: Self = Self::MIN;
-    const MAX: Self = Self::MAX;
+macro_rules! values {
+    ($($integer:ty),*) => {$(
+        impl Value for $integer {
+            const MIN: Self = Self::MIN;
+            const MAX: Self = Self::MAX;
 
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
+            fn next(self) -> Option<Self> {
+                self.checked_add(1)
+            }
+        }
+    )*};
 }
 
-impl Value for u128 {
-    const MIN: Self = Self::MIN;
-    const MAX: Self = Self::MAX;
+values!(i32, u128);
 
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
+/// A 32-bit number as one of the same order that has a sign: the only ones that every vector unit compares.
+#[inline]
+pub const fn signed(value: u32) -> i32 {
+    (value ^ 1 << 31).cast_signed()
 }
 
 /// Ranges of items, cut into elementary intervals: between two neighbouring boundaries the same items hold every value.
@@ -37,13 +38,27 @@ impl Value for u128 {
 #[derive(Clone, Debug)]
 pub struct Intervals<T> {
     /// A tree of blocks, whose keys are compared all at once. A binary search would guess wrong at every other step, and meet as
-    /// many lines as steps. From the root down, without the leaves; keys are the first of each block below.
-    levels: Box<[Box<[Block<T>]>]>,
+    /// many lines as steps. Level by level from the root down, without the leaves; keys are the first of each block below.
+    blocks: Box<[Block<T>]>,
+    levels: [Level; LEVELS_MAX],
+    depth: usize,
     leaves: Box<[Leaf<T>]>,
+}
+
+/// Where a level's blocks are.
+#[derive(Clone, Copy, Debug, Default)]
+struct Level {
+    first: usize,
+    /// The last one, counted from the first.
+    last: usize,
 }
 
 /// A first value, a last one, and the item that has them.
 pub type Range<T> = (T, T, u32);
+
+/// The number of a leaf, where a search comes to before it reads it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LeafNumber(u32);
 
 /// Where the list without items is.
 pub const EMPTY: u32 = 0;
@@ -53,36 +68,28 @@ impl<T: Value> Intervals<T> {
     /// may say the same again for the same items. `None` when the intervals' items are more than `items_max` all together:
     /// ranges that overlap much are not for this table.
     pub fn new(ranges: &[Range<T>], items_max: usize, mut list: impl FnMut(&[u32]) -> u32) -> Option<Self> {
-        // Who begins or ends at each boundary; what ends at the last value of all never does.
-        let mut boundaries: BTreeMap<T, Vec<(u32, bool)>> = BTreeMap::new();
-        for (first, last, item) in ranges {
-            boundaries.entry(*first).or_default().push((*item, true));
-            if let Some(after) = last.next() {
-                boundaries.entry(after).or_default().push((*item, false));
-            }
-        }
-        let mut inside: BTreeMap<u32, usize> = BTreeMap::new();
-        let (mut starts, mut items, mut items_all) = (vec![(T::MIN, EMPTY)], Vec::new(), 0);
-        for (start, changes) in boundaries {
-            for (item, _) in changes.iter().filter(|(_, begins)| *begins) {
-                *inside.entry(*item).or_default() += 1;
-            }
-            for (item, _) in changes.iter().filter(|(_, begins)| !*begins) {
-                if let Some(count) = inside.get_mut(item) {
-                    *count -= 1;
-                    if *count == 0 {
-                        inside.remove(item);
-                    }
-                }
-            }
-            items_all += inside.len();
+        // Who begins at each boundary, and who ends; what ends at the last value of all never does.
+        let mut begins: Vec<(T, u32)> = ranges.iter().map(|(first, _, item)| (*first, *item)).collect();
+        let after = |(_, last, item): &Range<T>| Some((last.next()?, *item));
+        let mut ends: Vec<(T, u32)> = ranges.iter().filter_map(after).collect();
+        begins.sort_unstable();
+        ends.sort_unstable();
+        let (mut begins, mut ends) = (begins.as_slice(), ends.as_slice());
+        let (mut inside, mut items, mut items_all) = (Inside::default(), Vec::new(), 0);
+        let mut starts = vec![(T::MIN, EMPTY)];
+        while let Some((start, _)) = begins.first().into_iter().chain(ends.first()).min() {
+            inside.begin(up_to(&mut begins, *start));
+            inside.end(up_to(&mut ends, *start));
+            items_all += inside.0.len();
             if items_all > items_max {
                 return None;
             }
             items.clear();
-            items.extend(inside.keys());
+            items.extend(inside.0.iter().map(|(item, _)| *item));
             let place = if items.is_empty() { EMPTY } else { list(&items) };
-            starts.push((start, place));
+            if starts.last().is_none_or(|(_, before)| *before != place) {
+                starts.push((*start, place));
+            }
         }
         Some(Self::of(&starts))
     }
@@ -91,14 +98,25 @@ impl<T: Value> Intervals<T> {
     fn of(starts: &[(T, u32)]) -> Self {
         let leaves: Box<[Leaf<T>]> = starts.chunks(BLOCK).map(Leaf::new).collect();
         let mut firsts: Vec<T> = starts.iter().map(|(start, _)| *start).step_by(BLOCK).collect();
-        let mut levels = Vec::new();
+        let mut from_below: Vec<Vec<Block<T>>> = Vec::new();
         while firsts.len() > 1 {
-            levels.push(firsts.chunks(BLOCK).map(Block::new).collect());
+            from_below.push(firsts.chunks(BLOCK).map(Block::new).collect());
             firsts = firsts.iter().copied().step_by(BLOCK).collect();
         }
-        levels.reverse();
+        let depth = from_below.len();
+        assert!(depth <= LEVELS_MAX, "{} intervals", starts.len());
+        let (mut blocks, mut levels) = (Vec::new(), [Level::default(); LEVELS_MAX]);
+        for (level, of_level) in levels.iter_mut().zip(from_below.iter().rev()) {
+            *level = Level {
+                first: blocks.len(),
+                last: of_level.len() - 1,
+            };
+            blocks.extend_from_slice(of_level);
+        }
         Self {
-            levels: levels.into(),
+            blocks: blocks.into(),
+            levels,
+            depth,
             leaves,
         }
     }
@@ -106,14 +124,84 @@ impl<T: Value> Intervals<T> {
     /// Where the list is of the items that hold `value`.
     #[inline]
     pub fn at(&self, value: T) -> u32 {
+        self.place(self.leaf(value), value)
+    }
+
+    /// The leaf of `value`, which is on its way from now on.
+    #[inline]
+    pub fn begin(&self, value: T) -> LeafNumber {
+        let leaf = self.leaf(value);
+        let lines = &self.leaves[leaf.0 as usize];
+        flowtable::prefetch(&lines.starts);
+        flowtable::prefetch(&lines.steps);
+        leaf
+    }
+
+    #[inline]
+    fn leaf(&self, value: T) -> LeafNumber {
+        // A compiler that knew it to be 1 would count the bits of a mask, which is the longer way where processors may lack `popcnt`.
+        let one = std::hint::black_box(1);
         let mut block = 0;
-        for blocks in &self.levels {
+        for level in &self.levels[..self.depth] {
             // What fills the last block is not above the largest value, so that the search may come behind the last of a level.
-            let at = block.min(blocks.len() - 1);
-            block = at * BLOCK + (blocks[at].up_to(value) as usize).saturating_sub(1);
+            let at = block.min(level.last);
+            block = at * BLOCK + self.blocks[level.first + at].up_to(value, one) as usize - 1;
         }
-        let last = self.leaves.len() - 1;
-        self.leaves[block.min(last)].place(value)
+        LeafNumber(block.min(self.leaves.len() - 1) as u32)
+    }
+
+    /// Where the list is of the items that hold `value`, whose leaf is this.
+    #[inline]
+    pub fn place(&self, leaf: LeafNumber, value: T) -> u32 {
+        self.leaves[leaf.0 as usize].place(value)
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.blocks) + size_of_val(&*self.leaves)
+    }
+}
+
+/// Takes those at `value` off the front.
+fn up_to<'a, T: Value>(sorted: &mut &'a [(T, u32)], value: T) -> &'a [(T, u32)] {
+    let count = sorted.iter().take_while(|(at, _)| *at <= value).count();
+    let (taken, rest) = sorted.split_at(count);
+    *sorted = rest;
+    taken
+}
+
+/// Items that hold a value, ascending, and by how many of their ranges each.
+#[derive(Default)]
+struct Inside(Vec<(u32, u32)>);
+
+impl Inside {
+    fn begin<T>(&mut self, begun: &[(T, u32)]) {
+        let known = self.0.len();
+        for (_, item) in begun {
+            let (before, fresh) = self.0.split_at_mut(known);
+            if let Ok(at) = before.binary_search_by_key(item, |(item, _)| *item) {
+                before[at].1 += 1;
+            } else if let Some((_, count)) = fresh.last_mut().filter(|(last, _)| last == item) {
+                *count += 1;
+            } else {
+                self.0.push((*item, 1));
+            }
+        }
+        // Two runs: they are merged.
+        self.0.sort();
+    }
+
+    fn end<T>(&mut self, ended: &[(T, u32)]) {
+        let mut has_gone = false;
+        for (_, item) in ended {
+            if let Ok(at) = self.0.binary_search_by_key(item, |(item, _)| *item) {
+                self.0[at].1 -= 1;
+                has_gone |= self.0[at].1 == 0;
+            }
+        }
+        if has_gone {
+            self.0.retain(|(_, count)| *count > 0);
+        }
     }
 }
 
@@ -127,10 +215,11 @@ impl<T: Value> Block<T> {
         Self(std::array::from_fn(|at| keys.get(at).copied().unwrap_or(T::MAX)))
     }
 
-    /// How many are no larger than `value`. In 32 bits, so that of 32-bit values a vector's worth is compared at once.
+    /// How many are no larger than `value`, each counted as `one`: one at least, for no search comes to a block that begins behind
+    /// it. In 32 bits, so that of 32-bit values a vector's worth is compared at once.
     #[inline]
-    fn up_to(&self, value: T) -> u32 {
-        self.0.iter().map(|key| u32::from(*key <= value)).sum()
+    fn up_to(&self, value: T, one: u32) -> u32 {
+        self.0.iter().map(|key| if *key <= value { one } else { 0 }).sum()
     }
 }
 
@@ -173,6 +262,8 @@ impl<T: Value> Leaf<T> {
 }
 
 const BLOCK: usize = 16;
+/// 2^32 intervals need them all.
+const LEVELS_MAX: usize = 7;
 
 #[cfg(test)]
 mod tests {
@@ -213,14 +304,14 @@ mod tests {
             if ends {
                 values.extend([0, u32::MAX]);
             }
-            let values: Vec<u32> = values.into_iter().collect();
+            let values: Vec<i32> = values.into_iter().map(signed).collect();
             // The place of each is how many are no larger.
-            let mut starts: Vec<(u32, u32)> = (1..).zip(&values).map(|(count, value)| (*value, count)).collect();
-            if values.first() != Some(&0) {
-                starts.insert(0, (0, 0));
+            let mut starts: Vec<(i32, u32)> = (1..).zip(&values).map(|(count, value)| (*value, count)).collect();
+            if values.first() != Some(&i32::MIN) {
+                starts.insert(0, (i32::MIN, 0));
             }
             let intervals = Intervals::of(&starts);
-            for asked in asked.into_iter().chain([0, u32::MAX]).chain(values.iter().copied()) {
+            for asked in asked.into_iter().map(signed).chain([i32::MIN, i32::MAX]).chain(values.iter().copied()) {
                 prop_assert_eq!(intervals.at(asked) as usize, values.partition_point(|value| *value <= asked));
             }
         }
@@ -228,7 +319,7 @@ mod tests {
 
     #[test]
     fn ranges_that_overlap_too_much_are_refused() {
-        let nested: Vec<Range<u32>> = (0..100).map(|n| (n, 1000 - n, n)).collect();
+        let nested: Vec<Range<i32>> = (0..100_i32).map(|n| (n, 1000 - n, n.cast_unsigned())).collect();
         assert!(Intervals::new(&nested, 1600, |_| 1).is_none());
         assert!(Intervals::new(&nested, 100_000, |_| 1).is_some());
     }

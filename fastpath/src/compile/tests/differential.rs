@@ -8,7 +8,7 @@ use super::compiled;
 use super::fixture::{cluster, origin, pod, underlay};
 use super::random::Random;
 use super::reference::{self, Query};
-use crate::snapshot::{Direction, PolicyQuery, Snapshot};
+use crate::snapshot::{Direction, PolicyBatch, PolicyQuery, Snapshot};
 
 /// Random policies of `state`: `count` policies over four sets, attached to every pod.
 pub(super) fn policies(random: &mut Random, state: &mut proto::State) {
@@ -241,16 +241,25 @@ pub(super) fn judged(snapshot: &Snapshot, port: &str, query: &Query) -> referenc
     } else {
         (Direction::Egress, &port.egress)
     };
-    let decision = snapshot.judge(
-        attachment,
-        &PolicyQuery {
-            src,
-            dst,
-            protocol,
-            dst_port,
-            direction,
-        },
-    );
+    let query = PolicyQuery {
+        src,
+        dst,
+        protocol,
+        dst_port,
+        direction,
+    };
+    let decision = snapshot.judge(attachment, &query);
+    let mut batch = PolicyBatch::new(snapshot);
+    // Among others, and more than once.
+    let other = PolicyQuery {
+        dst_port: dst_port + 1,
+        ..query
+    };
+    for query in [query, other, query] {
+        batch.ask(attachment, &query);
+    }
+    let other = snapshot.judge(attachment, &other);
+    assert_eq!(batch.judge(), [decision, other, decision], "{query:?}");
     let who = decision.rule.map(|rule| {
         let origin = snapshot.rule_origin(rule).unwrap();
         assert_eq!(origin.direction, direction);

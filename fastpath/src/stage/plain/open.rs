@@ -4,7 +4,7 @@
 //! why. What takes more than this (an answer, session affinity, a source port, the kernel, a next hop without a MAC) takes the
 //! general way, alone and as it was decided.
 //!
-//! A run is decided first and then carried out, packet by packet. Decisions depend on the snapshot, on the worker's random numbers in
+//! A run is decided first, but for policy, which is asked of all its flows at once; then it is carried out, packet by packet. Decisions depend on the snapshot, on the worker's random numbers in
 //! their order, and on there being no entry of the packet's key; so a packet that draws more numbers, or may have the key of a flow
 //! before it, ends the run, and a refused one looks for an entry once more. No packet is decided twice, and
 //! [`Prospects`] are looked up once for a batch, however many runs it falls into.
@@ -13,7 +13,7 @@ use flowtable::{Direction, FlowHash, FlowRef};
 use wire::IpProtocol;
 use wire::tcp::TcpFlags;
 
-use super::super::decide::{Exit, Plan, Question, Refusal, decide};
+use super::super::decide::{Aim, Exit, Plan, Question, Refusal, aim};
 use super::super::refuse::Answer;
 use super::super::{Inbound, Pass, rewrite};
 use super::lane::{Kind, Lane};
@@ -22,13 +22,15 @@ use super::replay::ADDRESSES;
 use super::way::BLOCK_LEN;
 use crate::batch::Batch;
 use crate::conntrack::ConnState;
+use crate::flow::Tuple;
 use crate::flow::key::{Family, V4, reversed_addresses, reversed_ports};
 use crate::flow::record::{Bits, BytesWord, Layout, PortsWord, SeenWord};
 use crate::fragment::complete::complete_tcp_udp;
 use crate::io::{Checksum, Frame};
 use crate::observe::{Observer, PacketNumber};
 use crate::port::PortId;
-use crate::snapshot::{AdjacencyId, RuleId, Shard, VipLookup};
+use crate::snapshot::{self, AdjacencyId, PolicyBatch, RuleId, Shard, Snapshot, VipLookup};
+
 use crate::verdict::{DropReason, Verdict};
 
 /// What was decided of a packet that opens a flow, to be carried out after the packets before it.
@@ -49,6 +51,8 @@ pub(crate) struct Opening {
     /// Of both directions.
     bits: [u64; 2],
     rule: Option<RuleId>,
+    /// What policy is still to be asked.
+    asks: u8,
 }
 
 impl<'a, O: Observer> Pass<'a, O> {
@@ -69,11 +73,12 @@ impl<'a, O: Observer> Pass<'a, O> {
         let mut decisions = std::mem::take(self.decisions);
         debug_assert!(decisions.is_empty());
         let (mut keys, mut last) = (Keys::default(), None);
+        let mut policy = PolicyBatch::new(self.snapshot);
         for (at, lane) in lanes.iter().enumerate().skip(from) {
-            if !lane.opens() || keys.may_have(lane.hash) {
+            if !lane.opens() || keys.may_have(lane.hash) || policy.room() < ASKS_MAX {
                 break;
             }
-            match self.decide_opening(lane, prospects.at(at)) {
+            match self.decide_opening(lane, prospects.at(at), &mut policy) {
                 Ok(decision) => {
                     if matches!(decision, Decision::Open(_)) {
                         keys.add(lane.hash);
@@ -88,15 +93,18 @@ impl<'a, O: Observer> Pass<'a, O> {
         }
         let end = from + decisions.len();
         let mut has_opened = false;
-        for (at, decision) in (from..).zip(decisions.drain(..)) {
+        let mut said = policy.judge().iter();
+        for (at, decision) in (from..).zip(&mut decisions) {
+            decision.judge(&mut said, prospects.at(at));
             match decision {
                 Decision::Open(opening) => {
                     has_opened = true;
-                    self.open_plain(batch, at, &opening, prospects);
+                    self.open_plain(batch, at, opening, prospects);
                 }
-                Decision::Refuse(refusal) => self.refuse_plain(batch, at, &refusal, has_opened, prospects),
+                Decision::Refuse(refusal) => self.refuse_plain(batch, at, refusal, has_opened, prospects),
             }
         }
+        decisions.clear();
         *self.decisions = decisions;
         let Some(plan) = last else {
             return end - from;
@@ -178,13 +186,14 @@ impl<'a, O: Observer> Pass<'a, O> {
         self.carry_out::<V4, 2, 8>(inbound, &V4::tuple(&lane.key), vip, decided);
     }
 
-    /// What becomes of the flow that a packet opens, the bucket of its replies on its way. Else a plan that is not for the short way, or
+    /// What becomes of the flow that a packet opens, the bucket of its replies on its way, once `policy` has judged it. Else a plan that is not for the short way, or
     /// nothing where the general one is to be asked; no later packet may be decided before either is carried out.
     #[inline]
     fn decide_opening(
         &mut self,
         lane: &Lane,
         prospect: Result<VipLookup<'_>, DropReason>,
+        policy: &mut PolicyBatch<'a>,
     ) -> Result<Decision, Option<Plan>> {
         let from = V4::tuple(&lane.key);
         if self.v4.lookup(&lane.key, lane.hash).is_some() {
@@ -209,8 +218,8 @@ impl<'a, O: Observer> Pass<'a, O> {
                 None
             },
         };
-        let plan = match decide(&question, vip, self.snapshot, self.rng) {
-            Ok(plan) => plan,
+        let aim = match aim(&question, vip, self.snapshot, self.rng) {
+            Ok(aim) => aim,
             Err(refusal) => return Ok(Decision::Refuse(refusal)),
         };
         let Plan {
@@ -219,15 +228,16 @@ impl<'a, O: Observer> Pass<'a, O> {
             exit: Exit::Adjacency(Some(exit)),
             back: Exit::Adjacency(back),
             reply_zone,
-            rule,
+            rule: _,
             shards,
-        } = plan
+        } = aim.plan
         else {
-            return Err(Some(plan));
+            return judged_alone(aim, &from, self.snapshot);
         };
         if is_affine {
-            return Err(Some(plan));
+            return judged_alone(aim, &from, self.snapshot);
         }
+        let asks = aim.ask(&from, policy);
         let reply_key = V4::key(&to.reversed(reply_zone));
         let state = match lane.mark.kind {
             Kind::Udp => ConnState::first(IpProtocol::UDP, TcpFlags::NONE),
@@ -245,7 +255,8 @@ impl<'a, O: Observer> Pass<'a, O> {
                 Bits::new(Some(exit), created as u16, state, flags).0,
                 Bits::new(back, (created >> 16) as u16, state, flags).0,
             ],
-            rule,
+            rule: None,
+            asks,
         }))
     }
 
@@ -325,6 +336,44 @@ impl<'a, O: Observer> Pass<'a, O> {
     }
 }
 
+/// What becomes of a flow that the general way opens, if policy allows it.
+#[inline(never)]
+fn judged_alone(aim: Aim<'_>, from: &Tuple, snapshot: &Snapshot) -> Result<Decision, Option<Plan>> {
+    match aim.judged(from, snapshot) {
+        Ok(plan) => Err(Some(plan)),
+        Err(refusal) => Ok(Decision::Refuse(refusal)),
+    }
+}
+
+impl Decision {
+    /// Makes it what policy has it be, whose next answers are to what it was asked.
+    #[inline]
+    fn judge(
+        &mut self,
+        said: &mut std::slice::Iter<'_, snapshot::Decision>,
+        prospect: Result<VipLookup<'_>, DropReason>,
+    ) {
+        let Self::Open(opening) = self else {
+            return;
+        };
+        // The source's answer comes first: its rule stands where both deny.
+        let mut denied = None;
+        for decision in said.take(opening.asks.into()) {
+            if !decision.allow && denied.is_none() {
+                denied = Some(decision.rule);
+            }
+            opening.rule = decision.rule.or(opening.rule);
+        }
+        if let Some(rule) = denied {
+            let service = match prospect {
+                Ok(VipLookup::Service(service)) => Some(service.id),
+                _ => None,
+            };
+            *self = Self::Refuse(Refusal::denied(rule, service, opening.shards));
+        }
+    }
+}
+
 impl Opening {
     /// The plan that it was made of, for the packet that it was made for.
     #[cold]
@@ -365,3 +414,6 @@ impl Keys {
         self.0[word] & bit != 0
     }
 }
+
+/// Questions to policy that one flow makes at most: of its source and of its destination.
+const ASKS_MAX: usize = 2;
