@@ -1,4 +1,5 @@
-//! `policy`: what policy says of one flow, alone: [`Snapshot::judge`] over many rules of one endpoint.
+//! `policy`: what policy says of new flows, alone: [`PolicyBatch`] over many rules of one endpoint, as the short way asks it for a
+//! run of opening packets; or [`Snapshot::judge`], which is for one flow at a time.
 
 mod rules;
 
@@ -11,14 +12,14 @@ use anyhow::{Context as _, Result, ensure};
 use contract::valid::ValidState;
 use fastpath::compile;
 use fastpath::io::clock;
-use fastpath::snapshot::{Decision, Direction, PolicyQuery, Snapshot};
+use fastpath::snapshot::{Attachment, Decision, Direction, PolicyBatch, PolicyQuery, Snapshot};
 use fastpath::underlay::Underlay;
 use serde::Serialize;
 
 use crate::random::Random;
 use crate::slices::{Slices, clean};
 use crate::usage::{Usage, measurable, within};
-use rules::{ENDPOINT, PORT, Rule, Tuple, linear};
+use rules::{ENDPOINT, PORT, Peers, Rule, Tuple, linear};
 
 /// Who judges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -33,12 +34,18 @@ pub(crate) struct Args {
     /// Rules that govern the endpoint.
     #[arg(long, default_value_t = 1000)]
     rules: u32,
+    /// How the rules name their peers.
+    #[arg(long, value_enum, default_value = "blocks")]
+    peers: Peers,
     /// Policies that they are spread over.
     #[arg(long, default_value_t = 1)]
     policies: u32,
     /// Different tuples that are judged in turn.
     #[arg(long, default_value_t = 65_536)]
     tuples: u32,
+    /// Tuples that are judged together, as those of a run of opening packets; 1: each alone, as a flow that is decided again.
+    #[arg(long, default_value_t = BATCH_MAX)]
+    batch: u32,
     /// Who judges.
     #[arg(long = "impl", value_enum, default_value = "ringway")]
     implementation: Implementation,
@@ -62,6 +69,7 @@ pub(crate) struct Line {
     rules: u32,
     policies: u32,
     tuples: u32,
+    batch: u32,
     /// Of the tuples, those that a rule matches; for the others the default denies.
     matched: usize,
     /// Of the tuples, those that the linear reference judged too.
@@ -73,6 +81,8 @@ pub(crate) struct Line {
     ns_per_verdict: f64,
     /// Compiling the state.
     build_ms: f64,
+    /// Of the structure that finds rules; the rules themselves and what is told of them come on top.
+    index_bytes_per_rule: f64,
     slices: usize,
     slices_undisturbed: usize,
     tsc_hz: u64,
@@ -84,7 +94,11 @@ impl Args {
         within("rules", self.rules, 1, RULES_MAX)?;
         within("policies", self.policies, 1, self.rules.min(POLICIES_MAX))?;
         within("tuples", self.tuples, 1, TUPLES_MAX)?;
+        within("batch", self.batch, 1, BATCH_MAX)?;
         measurable(self.seconds)?;
+        if self.dump.is_some() && self.peers == Peers::Excepts {
+            return Err(Usage("--dump: a dump's rules have no exceptions".into()));
+        }
         Ok(())
     }
 }
@@ -92,7 +106,7 @@ impl Args {
 /// Compiles, checks, measures.
 pub(crate) fn run(args: &Args) -> Result<Line> {
     let mut random = Random::new(args.seed);
-    let rules = rules::rules(args.rules, &mut random);
+    let rules = rules::rules(args.rules, args.peers, &mut random);
     let tuples = rules::tuples(args.tuples, &rules, &mut random);
     let state =
         ValidState::try_from(rules::state(&rules, args.policies as usize)).context("the bench's state")?;
@@ -110,7 +124,8 @@ pub(crate) fn run(args: &Args) -> Result<Line> {
         dump(file, &rules, &tuples, &said).with_context(|| file.display().to_string())?;
     }
     let slices = measure(args, &snapshot, &queries)?;
-    Ok(line(args, &slices, &said, checked, build_ms))
+    let bytes = snapshot.policy_index_bytes();
+    Ok(line(args, &slices, &said, checked, build_ms, bytes))
 }
 
 fn query(tuple: Tuple) -> PolicyQuery {
@@ -191,12 +206,18 @@ fn measure(args: &Args, snapshot: &Snapshot, queries: &[PolicyQuery]) -> Result<
         let rule = decision.rule.map_or(0, |rule| u64::from(rule.0) + 1);
         rule << 1 | u64::from(decision.allow)
     };
-    let judge = |queries: &[PolicyQuery]| {
-        queries
-            .iter()
-            .fold(0u64, |sum, query| sum + worth(snapshot.judge(attachment, query)))
+    let alone = |queries: &[PolicyQuery]| -> u64 {
+        let decisions = queries.iter().map(|query| snapshot.judge(attachment, query));
+        decisions.map(worth).sum()
     };
-    let expected: Vec<u64> = queries.chunks(SLICE).map(judge).collect();
+    let expected: Vec<u64> = queries.chunks(SLICE).map(alone).collect();
+    let judge = |queries: &[PolicyQuery]| match args.batch {
+        1 => alone(queries),
+        batch => queries
+            .chunks(batch as usize)
+            .map(|run| together(snapshot, attachment, run, worth))
+            .sum(),
+    };
     let mut slices = Slices::default();
     let end = Instant::now() + Duration::from_secs_f64(args.seconds);
     while Instant::now() < end || slices.len() < SLICES_MIN {
@@ -214,8 +235,22 @@ fn measure(args: &Args, snapshot: &Snapshot, queries: &[PolicyQuery]) -> Result<
     Ok(slices)
 }
 
+/// What a run of queries is worth, asked as the short way asks for opening packets.
+fn together(
+    snapshot: &Snapshot,
+    attachment: &Attachment,
+    run: &[PolicyQuery],
+    worth: impl Fn(Decision) -> u64,
+) -> u64 {
+    let mut batch = PolicyBatch::new(snapshot);
+    for query in run {
+        batch.ask(attachment, query);
+    }
+    batch.judge().iter().map(|decision| worth(*decision)).sum()
+}
+
 #[expect(clippy::cast_precision_loss, reason = "GHz")]
-fn line(args: &Args, slices: &Slices, said: &Said, checked: usize, build_ms: f64) -> Line {
+fn line(args: &Args, slices: &Slices, said: &Said, checked: usize, build_ms: f64, bytes: usize) -> Line {
     let tsc_hz = clock::tsc_hz(Duration::from_millis(50));
     let tenth = |value: f64| (value * 10.0).round() / 10.0;
     let Implementation::Ringway = args.implementation;
@@ -223,6 +258,7 @@ fn line(args: &Args, slices: &Slices, said: &Said, checked: usize, build_ms: f64
         rules: args.rules,
         policies: args.policies,
         tuples: args.tuples,
+        batch: args.batch,
         matched: said.iter().filter(|(_, rule)| rule.is_some()).count(),
         checked,
         implementation: "ringway",
@@ -230,6 +266,7 @@ fn line(args: &Args, slices: &Slices, said: &Said, checked: usize, build_ms: f64
         cycles_per_verdict_quartiles: [tenth(slices.quantile(0.25)), tenth(slices.quantile(0.75))],
         ns_per_verdict: tenth(slices.median() / tsc_hz as f64 * 1e9),
         build_ms: tenth(build_ms),
+        index_bytes_per_rule: tenth(bytes as f64 / f64::from(args.rules)),
         slices: slices.len(),
         slices_undisturbed: slices.clean(),
         tsc_hz,
@@ -241,6 +278,7 @@ const SLICE: usize = 2048;
 const SLICES_MIN: usize = 5;
 /// Tuples that the linear reference judges: it asks each rule.
 const CHECKED: usize = 4096;
+const BATCH_MAX: u32 = PolicyBatch::MAX as u32;
 const RULES_MAX: u32 = 1 << 20;
 const POLICIES_MAX: u32 = 1 << 16;
 const TUPLES_MAX: u32 = 1 << 24;
@@ -253,7 +291,9 @@ mod tests {
         Args {
             rules,
             policies,
+            peers: Peers::Blocks,
             tuples: 4096,
+            batch: BATCH_MAX,
             implementation: Implementation::Ringway,
             seconds: 1e-6,
             seed: 7,
@@ -278,9 +318,24 @@ mod tests {
     }
 
     #[test]
+    fn so_it_is_however_peers_are_named_and_whoever_is_asked_with_them() {
+        for peers in [Peers::Blocks, Peers::Excepts, Peers::Sets] {
+            for batch in [1, 7, BATCH_MAX] {
+                let line = run(&Args {
+                    peers,
+                    batch,
+                    ..args(100, 2)
+                })
+                .unwrap();
+                assert_eq!(line.checked, 4096, "{peers:?}, {batch} together");
+            }
+        }
+    }
+
+    #[test]
     fn most_rules_decide_something() {
         let mut random = Random::new(1);
-        let rules = rules::rules(1000, &mut random);
+        let rules = rules::rules(1000, Peers::Blocks, &mut random);
         let tuples = rules::tuples(8000, &rules, &mut random);
         let deciding: std::collections::HashSet<u32> =
             tuples.iter().filter_map(|tuple| linear(&rules, *tuple)).collect();

@@ -6,6 +6,17 @@ use contract::proto;
 
 use crate::random::Random;
 
+/// How a rule names its peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Peers {
+    /// By a block.
+    Blocks,
+    /// By a block without its second quarter, as `ipBlock` with `except`.
+    Excepts,
+    /// By an IP set, as selectors: the block is its only member.
+    Sets,
+}
+
 /// One rule: peers in a block of addresses, a protocol, a range of ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rule {
@@ -16,6 +27,7 @@ pub(crate) struct Rule {
     pub(crate) first: u16,
     pub(crate) last: u16,
     pub(crate) allow: bool,
+    pub(crate) peers: Peers,
 }
 
 /// What is judged: who speaks to the endpoint, and to which of its ports.
@@ -33,20 +45,34 @@ impl Rule {
             .unwrap_or_default()
     }
 
+    /// Address and length of the block that is excepted.
+    fn hole(&self) -> Option<(u32, u8)> {
+        let length = self.length + 2;
+        let is_excepted = self.peers == Peers::Excepts && self.length > 0 && length <= 32;
+        is_excepted.then(|| (self.address | 1 << (32 - length), length))
+    }
+
     fn matches(&self, tuple: Tuple) -> bool {
         (tuple.peer ^ self.address) & self.mask() == 0
+            && self
+                .hole()
+                .is_none_or(|(address, length)| (tuple.peer ^ address) >> (32 - length) != 0)
             && self.protocol.is_none_or(|protocol| protocol == tuple.protocol)
             && (self.first..=self.last).contains(&tuple.port)
     }
 
     /// As control would tell it, at place `index`.
     fn told(&self, index: u32) -> proto::Rule {
-        let block = proto::IpBlock {
-            prefix: Some(proto::Prefix {
-                address: Ipv4Addr::from(self.address).octets().to_vec(),
-                length: self.length.into(),
+        let peer = match self.peers {
+            Peers::Blocks | Peers::Excepts => proto::peer::Peer::IpBlock(proto::IpBlock {
+                prefix: Some(prefix(self.address, self.length)),
+                except: self
+                    .hole()
+                    .map(|(address, length)| prefix(address, length))
+                    .into_iter()
+                    .collect(),
             }),
-            except: vec![],
+            Peers::Sets => proto::peer::Peer::IpSet(set_id(index)),
         };
         let range = proto::PortRange {
             first: self.first.into(),
@@ -66,9 +92,7 @@ impl Rule {
             action: action as i32,
             any_peer: self.length == 0,
             peers: (self.length > 0)
-                .then_some(proto::Peer {
-                    peer: Some(proto::peer::Peer::IpBlock(block)),
-                })
+                .then_some(proto::Peer { peer: Some(peer) })
                 .into_iter()
                 .collect(),
             any_port: ports.is_none(),
@@ -77,10 +101,35 @@ impl Rule {
     }
 }
 
+fn prefix(address: u32, length: u8) -> proto::Prefix {
+    proto::Prefix {
+        address: Ipv4Addr::from(address).octets().to_vec(),
+        length: length.into(),
+    }
+}
+
+fn set_id(number: u32) -> String {
+    format!("set-{number}")
+}
+
+/// The set that stands for the peers of rule `number`.
+fn set(number: u32, rule: &Rule) -> proto::IpSet {
+    let member = proto::Member {
+        prefix: Some(prefix(rule.address, rule.length)),
+        ..Default::default()
+    };
+    proto::IpSet {
+        id: set_id(number),
+        kind: proto::ip_set::Kind::Addresses as i32,
+        members: vec![member],
+    }
+}
+
 /// `count` rules: mostly networks of /24 to /16 and single hosts, half of them in the cluster's own 10.0.0.0/8, some wide
 /// blocks; mostly one port or a short range of TCP, then UDP; one in a hundred opens a port to everyone.
-pub(crate) fn rules(count: u32, random: &mut Random) -> Vec<Rule> {
-    (0..count).map(|_| rule(random)).collect()
+pub(crate) fn rules(count: u32, peers: Peers, random: &mut Random) -> Vec<Rule> {
+    let rules = (0..count).map(|_| rule(random));
+    rules.map(|rule| Rule { peers, ..rule }).collect()
 }
 
 fn rule(random: &mut Random) -> Rule {
@@ -95,6 +144,7 @@ fn rule(random: &mut Random) -> Rule {
             first: port,
             last: port,
             allow,
+            peers: Peers::Blocks,
         };
     }
     let length = pick(&LENGTHS, random);
@@ -117,6 +167,7 @@ fn rule(random: &mut Random) -> Rule {
         first: 0,
         last: u16::MAX,
         allow,
+        peers: Peers::Blocks,
     };
     rule.address &= rule.mask();
     let port = match random.below(3) {
@@ -223,6 +274,11 @@ pub(crate) fn state(rules: &[Rule], policies: usize) -> proto::State {
             ..Default::default()
         }],
         policies,
+        ip_sets: (0u32..)
+            .zip(rules)
+            .filter(|(_, rule)| rule.peers == Peers::Sets && rule.length > 0)
+            .map(|(number, rule)| set(number, rule))
+            .collect(),
         ..Default::default()
     }
 }
