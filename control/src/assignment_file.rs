@@ -1,14 +1,15 @@
 //! The file that keeps addresses over a restart of control: JSON, versioned, replaced whole or not at all.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::ipam::{Assignment, Assignments};
 use crate::object::ObjectName;
+use crate::whole_file;
 
 /// The format that this file has.
 const VERSION: u32 = 1;
@@ -92,23 +93,10 @@ pub fn save(path: &Path, assignments: &Assignments) -> Result<(), AssignmentFile
         pods,
     })
     .expect("strings and addresses");
-    write(path, &contents).map_err(|source| AssignmentFileError::Io {
+    whole_file::replace(path, &contents).map_err(|source| AssignmentFileError::Io {
         path: path.to_owned(),
         source,
     })
-}
-
-fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("json.new");
-    let mut file = File::create(&temporary)?;
-    file.write_all(contents)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    // The rename is durable when its directory is.
-    match path.parent() {
-        Some(directory) => File::open(directory)?.sync_all(),
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]

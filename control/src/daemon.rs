@@ -1,17 +1,19 @@
-//! The daemon: watch the manifests, resolve, push; keep the last good state whatever comes.
+//! The daemon: follow a source, resolve, push; keep the last good state whatever comes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use contract::proto;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::object::Objects;
 use crate::push::{self, Report};
 use crate::resolve::{Mode, Options, Resolved, resolve};
-use crate::source::directory::{self, LoadErrors};
-use crate::source::watch::Watch;
+#[cfg(feature = "kubernetes")]
+use crate::source::kubernetes::{Kubernetes, KubernetesError};
+use crate::source::manifests::{Manifests, ManifestsError};
+use crate::source::{News, Source};
 use crate::status::{self, Shared};
 use crate::{assignment_file, ipam, uplink};
 
@@ -20,24 +22,38 @@ use crate::{assignment_file, ipam, uplink};
 pub struct Config {
     /// The node to serve.
     pub node: String,
-    /// Manifests.
-    pub state: Vec<PathBuf>,
+    /// Where objects come from.
+    pub source: SourceConfig,
     /// Fastpath's socket.
     pub fastpath_socket: PathBuf,
     /// Where to tell about ourselves.
     pub status_socket: Option<PathBuf>,
-    /// Where to keep assignments over a restart.
+    /// Where to keep over a restart what must be kept.
     pub run_directory: Option<PathBuf>,
     /// Kernel name of the uplink.
     pub uplink: String,
 }
 
+/// Where objects come from.
+#[derive(Clone, Debug)]
+pub enum SourceConfig {
+    /// Files and directories of manifests.
+    Manifests(Vec<PathBuf>),
+    /// An API server.
+    #[cfg(feature = "kubernetes")]
+    Kubernetes(Box<crate::source::kubernetes::Config>),
+}
+
 /// Why the daemon did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
-    /// The manifests are wrong.
+    /// The manifests are wrong, or cannot be watched.
     #[error(transparent)]
-    Load(#[from] LoadErrors),
+    Manifests(#[from] ManifestsError),
+    /// The API server cannot be asked, or does not let us read.
+    #[cfg(feature = "kubernetes")]
+    #[error(transparent)]
+    Kubernetes(#[from] KubernetesError),
     /// They are no state for this node.
     #[error(transparent)]
     Resolve(#[from] Box<crate::resolve::ResolveError>),
@@ -65,9 +81,9 @@ pub enum DaemonError {
 }
 
 impl DaemonError {
-    /// Whether a person's input is at fault: a bad flag, file or object.
+    /// Whether a person's input is at fault: a bad flag, file, object or right.
     pub fn is_input(&self) -> bool {
-        !matches!(self, Self::System { .. })
+        !matches!(self, Self::System { .. } | Self::Manifests(ManifestsError::Watch(_)))
     }
 }
 
@@ -88,94 +104,143 @@ fn wrong_path(path: &Path, expected: &'static str) -> impl FnOnce(std::io::Error
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// Only at the start: later trouble with manifests or fastpath is logged and told by the status socket.
+/// Only at the start: later trouble with the source or fastpath is logged and told by the status socket.
 pub async fn run(config: Config) -> Result<(), DaemonError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(system("SIGTERM"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("SIGINT"))?;
-    // Before the first load, so that no change between the two is missed. What cannot be watched cannot be loaded
-    // either, and the load says better why.
-    let watch_result = Watch::start(&config.state);
-    let mut resolver = Resolver::new(&config)?;
-    let objects = directory::load(&config.state)?;
-    let resolved = resolver.resolve(&objects).await?;
-    let mut manifests = watch_result.map_err(system("watching the manifests"))?;
+    let ends = Ends {
+        terminate: signal(SignalKind::terminate()).map_err(system("SIGTERM"))?,
+        interrupt: signal(SignalKind::interrupt()).map_err(system("SIGINT"))?,
+    };
+    let result = match config.source.clone() {
+        SourceConfig::Manifests(paths) => {
+            let resolver = Resolver::new(&config, Mode::Live)?;
+            follow(&config, Manifests::new(paths), resolver, ends).await
+        }
+        #[cfg(feature = "kubernetes")]
+        SourceConfig::Kubernetes(kubernetes) => {
+            let resolver = Resolver::new(&config, Mode::Cluster)?;
+            follow(&config, Kubernetes::start(*kubernetes).await?, resolver, ends).await
+        }
+    };
+    if let Some(path) = &config.status_socket {
+        // It may be gone already, or never have been.
+        let _ = std::fs::remove_file(path);
+    }
+    result
+}
 
+/// The signals that end us.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ends {
+    async fn come(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn follow<S: Source>(
+    config: &Config,
+    mut source: S,
+    mut resolver: Resolver,
+    mut ends: Ends,
+) -> Result<(), DaemonError>
+where
+    DaemonError: From<S::Error>,
+{
     let shared = Shared::default();
     shared.update(|s| s.node.clone_from(&config.node));
+    // A source that may take long tells from the start what it waits for.
+    if source.mends_itself() {
+        serve_status(config, &shared)?;
+        tell_condition(&shared, &source);
+    }
+    let mut objects = Objects::default();
+    tokio::select! {
+        first = source.first(&mut objects) => first?,
+        () = ends.come() => return Ok(()),
+    }
+
+    let (sender, mut reports) = mpsc::channel(REPORTS_MAX);
+    let mut desired: Option<watch::Sender<Arc<proto::State>>> = None;
+    let mut is_good = false;
+    let mut news = News::Changed;
+    loop {
+        match news {
+            News::Changed => match resolver.resolve(&objects).await {
+                Ok(resolved) => {
+                    is_good = true;
+                    accept(&shared, &objects, &resolved);
+                    source.in_force(&objects);
+                    let state = Arc::new(resolved.state);
+                    if let Some(desired) = &desired {
+                        desired.send_replace(state);
+                    } else {
+                        if !source.mends_itself() {
+                            serve_status(config, &shared)?;
+                        }
+                        let (first, receiver) = watch::channel(state);
+                        tokio::spawn(push::push(config.fastpath_socket.clone(), receiver, sender.clone()));
+                        desired = Some(first);
+                    }
+                }
+                Err(error) if desired.is_none() && !source.mends_itself() => return Err(error),
+                Err(error) => {
+                    is_good = false;
+                    refuse(&shared, &error.to_string(), desired.is_some());
+                }
+            },
+            // Perhaps a mistake was taken back.
+            News::Unchanged if is_good => shared.update(|s| s.source.error = None),
+            News::Unchanged => {}
+            News::Refused(reason) => refuse(&shared, &reason, desired.is_some()),
+        }
+        tell_condition(&shared, &source);
+        news = loop {
+            tokio::select! {
+                news = source.next(&mut objects) => break news,
+                Some(report) = reports.recv() => {
+                    log(&report);
+                    shared.update(|s| s.fastpath.record(&report));
+                }
+                () = ends.come() => {
+                    tracing::info!("stopping; fastpath forwards on with the last state");
+                    source.stop(&objects).await;
+                    return Ok(());
+                }
+            }
+        };
+    }
+}
+
+fn serve_status(config: &Config, shared: &Shared) -> Result<(), DaemonError> {
     if let Some(path) = &config.status_socket {
         let listener =
             status::bind(path).map_err(wrong_path(path, "a path for a socket in a directory that exists"))?;
         tokio::spawn(status::serve(listener, shared.clone()));
     }
-    accept(&shared, &objects, &resolved);
-    let (desired, receiver) = watch::channel(Arc::new(resolved.state));
-    let (sender, mut reports) = mpsc::channel(REPORTS_MAX);
-    tokio::spawn(push::push(config.fastpath_socket.clone(), receiver, sender));
-
-    let mut in_force = objects;
-    loop {
-        tokio::select! {
-            () = manifests.changed() => {
-                if let Some((objects, state)) = reload(&config, &mut resolver, &in_force, &shared).await {
-                    in_force = objects;
-                    desired.send_replace(state);
-                }
-            }
-            Some(report) = reports.recv() => {
-                log(&report);
-                shared.update(|s| s.fastpath.record(&report));
-            }
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-        }
-    }
-    tracing::info!("stopping; fastpath forwards on with the last state");
-    if let Some(path) = &config.status_socket {
-        // It may be gone already.
-        let _ = std::fs::remove_file(path);
-    }
     Ok(())
 }
 
-/// Reads everything again. `None` if nothing changed or what was read is no good: then the last state stays.
-async fn reload(
-    config: &Config,
-    resolver: &mut Resolver,
-    in_force: &Objects,
-    shared: &Shared,
-) -> Option<(Objects, Arc<proto::State>)> {
-    let refuse = |error: String| {
-        // First where it can be looked up, then where it is announced.
-        shared.update(|s| {
-            s.source.refused += 1;
-            s.source.error = Some(error.clone());
-        });
-        tracing::error!(%error, "the change is refused, the last good state stays");
-    };
-    let objects = match directory::load(&config.state) {
-        Ok(objects) => objects,
-        Err(errors) => {
-            for error in &errors.0 {
-                tracing::error!(%error, "bad manifest");
-            }
-            refuse(errors.to_string());
-            return None;
-        }
-    };
-    if objects == *in_force {
-        // The same as before, perhaps because a mistake was taken back.
-        shared.update(|s| s.source.error = None);
-        return None;
-    }
-    match resolver.resolve(&objects).await {
-        Ok(resolved) => {
-            accept(shared, &objects, &resolved);
-            Some((objects, Arc::new(resolved.state)))
-        }
-        Err(error) => {
-            refuse(error.to_string());
-            None
-        }
+fn tell_condition(shared: &Shared, source: &impl Source) {
+    let condition = source.condition();
+    shared.update(|s| s.source.condition(condition));
+}
+
+/// Tells of a change that is not taken over: first where it can be looked up, then where it is announced.
+fn refuse(shared: &Shared, error: &str, has_state: bool) {
+    shared.update(|s| {
+        s.source.refused += 1;
+        s.source.error = Some(error.to_owned());
+    });
+    if has_state {
+        tracing::error!(error, "the change is refused, the last good state stays");
+    } else {
+        tracing::error!(error, "there is no state to begin with yet; waiting");
     }
 }
 
@@ -245,9 +310,9 @@ struct Resolver {
 }
 
 impl Resolver {
-    fn new(config: &Config) -> Result<Self, DaemonError> {
+    fn new(config: &Config, mode: Mode) -> Result<Self, DaemonError> {
         let mut options = Options {
-            mode: Mode::Live,
+            mode,
             uplink_interface: config.uplink.clone(),
             pod_views: false,
             ..Options::default()

@@ -17,3 +17,4 @@ pub mod resolve;
 pub mod source;
 pub mod status;
 mod uplink;
+mod whole_file;

@@ -10,6 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::push::Report;
+use crate::source::Condition;
 
 /// The whole status; what is wrong comes first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -24,7 +25,7 @@ pub struct Status {
     pub fastpath: FastpathStatus,
 }
 
-/// The manifests.
+/// The manifests, or the API server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SourceStatus {
     /// How often a change was taken over.
@@ -39,6 +40,26 @@ pub struct SourceStatus {
     pub unknown_kinds: BTreeMap<String, usize>,
     /// What was left out and why.
     pub warnings: Vec<String>,
+    /// What keeps the source from being up to date, one sentence each.
+    pub problems: Vec<String>,
+    /// The API server that answered last; absent for manifests.
+    pub api_server: Option<String>,
+    /// Whether everything has been read since the start; `false` while a copy of an earlier time is in force.
+    pub is_current: bool,
+}
+
+impl SourceStatus {
+    /// Takes in how the source does.
+    pub fn condition(&mut self, condition: Condition) {
+        let Condition {
+            problems,
+            api_server,
+            is_current,
+        } = condition;
+        self.problems = problems;
+        self.api_server = api_server;
+        self.is_current = is_current;
+    }
 }
 
 /// The connection to fastpath.
@@ -120,6 +141,7 @@ impl Status {
                 "the last change was refused, the state before it stays in force: {error}"
             ));
         }
+        problems.extend(self.source.problems.iter().cloned());
         if !self.fastpath.connected {
             let reason = self.fastpath.error.as_deref().unwrap_or("not connected yet");
             problems.push(format!("no connection to fastpath: {reason}"));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser};
-use control::daemon::{self, Config};
+use control::daemon::{self, Config, SourceConfig};
 use tracing_subscriber::EnvFilter;
 use usage::one_line;
 
@@ -17,8 +17,12 @@ struct Arguments {
     #[arg(long, value_name = "NAME")]
     node: String,
     /// Manifests: a file, or a directory of *.yaml, *.yml and *.json; may be repeated; watched for changes
-    #[arg(long, value_name = "DIR|FILE", required = true)]
+    #[arg(long, value_name = "DIR|FILE")]
+    #[cfg_attr(not(feature = "kubernetes"), arg(required = true))]
     state: Vec<PathBuf>,
+    #[cfg(feature = "kubernetes")]
+    #[command(flatten)]
+    kubernetes: KubernetesArguments,
     /// Socket that ringway-fastpath listens on
     #[arg(
         long,
@@ -30,8 +34,8 @@ struct Arguments {
     /// Socket to tell our own status on, as one line of JSON to whoever connects
     #[arg(long, value_name = "PATH")]
     status_socket: Option<PathBuf>,
-    /// Directory that keeps the addresses handed out to pods over a restart; without it they are handed out anew,
-    /// in namespace and name order
+    /// Directory that keeps over a restart: with --state, the addresses handed out to pods (without it they are handed
+    /// out anew, in namespace and name order); else a copy of the last good state and the API servers' addresses
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
     /// Network interface that leads to the other nodes
@@ -39,12 +43,39 @@ struct Arguments {
     uplink: String,
 }
 
+/// The API server, where there is no --state.
+#[cfg(feature = "kubernetes")]
+#[derive(clap::Args)]
+#[group(conflicts_with = "state", multiple = true)]
+struct KubernetesArguments {
+    /// Kubeconfig that leads to the API server; without it and without --state: the pod's service account
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Address of an API server, for instance https://10.0.0.1:6443; may be repeated; counts instead of the kubeconfig's
+    #[arg(long = "api-server", value_name = "URL", value_parser = api_server)]
+    api_servers: Vec<http::Uri>,
+}
+
+#[cfg(feature = "kubernetes")]
+fn api_server(text: &str) -> Result<http::Uri, String> {
+    let address: http::Uri = text.parse().map_err(|error| format!("{error}"))?;
+    let has_scheme = matches!(address.scheme_str(), Some("https" | "http"));
+    if has_scheme && address.host().is_some_and(|host| !host.is_empty()) && address.path() == "/" && address.query().is_none() {
+        Ok(address)
+    } else {
+        Err("expected https://HOST:PORT".to_owned())
+    }
+}
+
 const EXAMPLES: &str = "Examples:
   ringway-control --node node-a --state /etc/ringway/cluster
+  ringway-control --node node-a --kubeconfig /etc/ringway/kubeconfig --run-dir /var/lib/ringway
+  ringway-control --node node-a --api-server https://10.0.0.1:6443 --run-dir /var/lib/ringway    (in a pod)
   ringway-control --node node-a --state nodes.yaml --state pods.yaml --uplink ens3 --run-dir /var/lib/ringway
 
-Exit codes: 0 after SIGTERM or SIGINT, 1 when the system refuses something, 2 for a bad flag, file or object.
-A bad change to the manifests later on is logged with file and line, and the last good state stays.
+Exit codes: 0 after SIGTERM or SIGINT, 1 when the system refuses something, 2 for a bad flag, file or object, and for an
+API server that does not let us read a kind (it says which one, and the rule to add).
+A bad change later on is logged with the object's name, and the last good state stays; so it does while no API server answers.
 Log levels by RINGWAY_LOG (error, warn, info, debug), for instance RINGWAY_LOG=debug.";
 
 fn main() -> ExitCode {
@@ -65,9 +96,10 @@ fn main() -> ExitCode {
         .with_ansi(colours)
         .init();
 
+    let source = source(&arguments);
     let config = Config {
         node: arguments.node,
-        state: arguments.state,
+        source,
         fastpath_socket: arguments.fastpath_socket,
         status_socket: arguments.status_socket,
         run_directory: arguments.run_dir,
@@ -95,4 +127,25 @@ fn main() -> ExitCode {
             }
         }
     }
+}
+
+#[cfg(feature = "kubernetes")]
+fn source(arguments: &Arguments) -> SourceConfig {
+    use control::source::kubernetes::{self, access};
+
+    if !arguments.state.is_empty() {
+        return SourceConfig::Manifests(arguments.state.clone());
+    }
+    let access = access::Access {
+        kubeconfig: arguments.kubernetes.kubeconfig.clone(),
+        servers: arguments.kubernetes.api_servers.clone(),
+        service_account: access::SERVICE_ACCOUNT.into(),
+    };
+    let config = kubernetes::Config::new(&arguments.node, access, arguments.run_dir.clone());
+    SourceConfig::Kubernetes(Box::new(config))
+}
+
+#[cfg(not(feature = "kubernetes"))]
+fn source(arguments: &Arguments) -> SourceConfig {
+    SourceConfig::Manifests(arguments.state.clone())
 }

@@ -15,6 +15,7 @@ mod pod;
 mod selector;
 mod service;
 mod text;
+pub mod write;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -110,6 +111,18 @@ impl fmt::Display for Location {
 }
 
 impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 8] = [
+        Self::Node,
+        Self::Namespace,
+        Self::Pod,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::NetworkPolicy,
+        Self::ServiceCidr,
+        Self::IpPool,
+    ];
+
     /// The kind that an object says it is, where Ringway knows it.
     pub fn parse(api_version: &str, kind: &str) -> Option<Self> {
         Some(match (api_version, kind) {
@@ -201,6 +214,78 @@ impl Objects {
         }
     }
 
+    /// Whether the object of this kind and name is there and equal.
+    pub fn holds(&self, object: &Object) -> bool {
+        let name = &object.meta().name;
+        match object {
+            Object::Node(o) => self.nodes.get(name) == Some(o),
+            Object::Namespace(o) => self.namespaces.get(name) == Some(o),
+            Object::Pod(o) => self.pods.get(name) == Some(o),
+            Object::Service(o) => self.services.get(name) == Some(o),
+            Object::EndpointSlice(o) => self.endpoint_slices.get(name) == Some(o),
+            Object::NetworkPolicy(o) => self.network_policies.get(name) == Some(o),
+            Object::ServiceCidr(o) => self.service_cidrs.get(name) == Some(o),
+            Object::IpPool(o) => self.ip_pools.get(name) == Some(o),
+        }
+    }
+
+    /// Removes an object. Returns whether there was one.
+    pub fn remove(&mut self, kind: Kind, name: &ObjectName) -> bool {
+        match kind {
+            Kind::Node => self.nodes.remove(name).is_some(),
+            Kind::Namespace => self.namespaces.remove(name).is_some(),
+            Kind::Pod => self.pods.remove(name).is_some(),
+            Kind::Service => self.services.remove(name).is_some(),
+            Kind::EndpointSlice => self.endpoint_slices.remove(name).is_some(),
+            Kind::NetworkPolicy => self.network_policies.remove(name).is_some(),
+            Kind::ServiceCidr => self.service_cidrs.remove(name).is_some(),
+            Kind::IpPool => self.ip_pools.remove(name).is_some(),
+        }
+    }
+
+    /// Names of the objects of a kind, in order.
+    pub fn names(&self, kind: Kind) -> Box<dyn Iterator<Item = &ObjectName> + '_> {
+        match kind {
+            Kind::Node => Box::new(self.nodes.keys()),
+            Kind::Namespace => Box::new(self.namespaces.keys()),
+            Kind::Pod => Box::new(self.pods.keys()),
+            Kind::Service => Box::new(self.services.keys()),
+            Kind::EndpointSlice => Box::new(self.endpoint_slices.keys()),
+            Kind::NetworkPolicy => Box::new(self.network_policies.keys()),
+            Kind::ServiceCidr => Box::new(self.service_cidrs.keys()),
+            Kind::IpPool => Box::new(self.ip_pools.keys()),
+        }
+    }
+
+    /// How many objects of a kind there are.
+    pub fn count(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Node => self.nodes.len(),
+            Kind::Namespace => self.namespaces.len(),
+            Kind::Pod => self.pods.len(),
+            Kind::Service => self.services.len(),
+            Kind::EndpointSlice => self.endpoint_slices.len(),
+            Kind::NetworkPolicy => self.network_policies.len(),
+            Kind::ServiceCidr => self.service_cidrs.len(),
+            Kind::IpPool => self.ip_pools.len(),
+        }
+    }
+
+    /// Every object, kind by kind in an order in which each needs only those before it, then in name order.
+    pub fn iter(&self) -> impl Iterator<Item = write::ObjectRef<'_>> {
+        use write::ObjectRef;
+
+        let cluster = self.nodes.values().map(ObjectRef::Node);
+        let cluster = cluster.chain(self.namespaces.values().map(ObjectRef::Namespace));
+        let cluster = cluster.chain(self.service_cidrs.values().map(ObjectRef::ServiceCidr));
+        let cluster = cluster.chain(self.ip_pools.values().map(ObjectRef::IpPool));
+        let pods = self.pods.values().map(ObjectRef::Pod);
+        let services = self.services.values().map(ObjectRef::Service);
+        let slices = self.endpoint_slices.values().map(ObjectRef::EndpointSlice);
+        let policies = self.network_policies.values().map(ObjectRef::NetworkPolicy);
+        cluster.chain(pods).chain(services).chain(slices).chain(policies)
+    }
+
     /// The node of this name.
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.get(&ObjectName::new("", name))
@@ -208,14 +293,7 @@ impl Objects {
 
     /// How many objects of known kinds there are.
     pub fn len(&self) -> usize {
-        self.nodes.len()
-            + self.namespaces.len()
-            + self.pods.len()
-            + self.services.len()
-            + self.endpoint_slices.len()
-            + self.network_policies.len()
-            + self.service_cidrs.len()
-            + self.ip_pools.len()
+        Kind::ALL.iter().map(|kind| self.count(*kind)).sum()
     }
 
     /// Whether there is no object of a known kind.

@@ -75,6 +75,28 @@ impl Requirement {
     }
 }
 
+/// As Kubernetes writes it, every requirement as an expression.
+impl serde::Serialize for Selector {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct as _;
+
+        let expression = |Requirement { key, test }: &Requirement| {
+            let texts = |values: &Values| values.iter().map(ToString::to_string).collect();
+            let (operator, values): (_, Vec<String>) = match test {
+                Test::In(values) => ("In", texts(values)),
+                Test::NotIn(values) => ("NotIn", texts(values)),
+                Test::Exists => ("Exists", Vec::new()),
+                Test::DoesNotExist => ("DoesNotExist", Vec::new()),
+            };
+            serde_json::json!({"key": key.as_str(), "operator": operator, "values": values})
+        };
+        let expressions: Vec<_> = self.requirements.iter().map(expression).collect();
+        let mut selector = serializer.serialize_struct("LabelSelector", 1)?;
+        selector.serialize_field("matchExpressions", &expressions)?;
+        selector.end()
+    }
+}
+
 /// Canonical text: requirements in order, `*` where there is none.
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -75,6 +75,10 @@ impl<'a> Cluster<'a> {
                 mains.into_iter().flatten().flatten().collect()
             };
             if addresses.is_empty() {
+                // In a cluster every pod starts without one.
+                if mode == Mode::Cluster {
+                    continue;
+                }
                 if mode == Mode::Replay && !(pod.phase == Phase::Pending && pod.node.is_none()) {
                     return Err(ResolveError::NoPodAddress { pod: subject() });
                 }
@@ -82,16 +86,27 @@ impl<'a> Cluster<'a> {
                 continue;
             }
             if !pod.host_network {
-                for address in addresses.iter() {
-                    if let Some(other) = owners.insert(*address, name) {
-                        let other = Box::new(Subject::new(objects, Kind::Pod, other));
-                        return Err(ResolveError::SharedAddress {
-                            address: *address,
-                            pod: subject(),
-                            other,
-                        });
+                let shared = addresses.iter().find_map(|a| Some((*a, *owners.get(a)?)));
+                if let Some((address, other)) = shared {
+                    let error = ResolveError::SharedAddress {
+                        address,
+                        pod: subject(),
+                        other: Box::new(Subject::new(objects, Kind::Pod, other)),
+                    };
+                    if !mode.is_lenient() {
+                        return Err(error);
                     }
+                    // The address went from a pod that ends to a new one, most likely.
+                    let newer_stays = objects.pods.get(other).is_some_and(|other| other.meta.deleting);
+                    let loser = if newer_stays { other } else { name };
+                    warnings.push(format!("{error}; {loser} is left out"));
+                    if !newer_stays {
+                        continue;
+                    }
+                    pods.remove(other);
+                    owners.retain(|_, owner| *owner != other);
                 }
+                owners.extend(addresses.iter().map(|address| (*address, name)));
             }
             pods.insert(name, LivePod { pod, addresses });
         }

@@ -33,6 +33,17 @@ pub enum Mode {
     Replay,
     /// Pods without an address get one from their node's `spec.podCIDRs`, and so do tunnel ends.
     Live,
+    /// Objects come from an API server, one by one: a pod without an address waits for one (or has one of
+    /// [`Options::assignments`]), and where two objects claim one thing, which a moment of every rollout does, one of the two
+    /// has it and the other is a warning.
+    Cluster,
+}
+
+impl Mode {
+    /// Whether two claims on one thing are a warning.
+    fn is_lenient(self) -> bool {
+        self == Self::Cluster
+    }
 }
 
 /// What resolving depends on besides the objects.
@@ -48,7 +59,7 @@ pub struct Options {
     pub host_interface: String,
     /// The uplink's MTU where a kernel tells it, bytes of IP packet; the annotation `ringway.io/uplink-mtu` wins.
     pub uplink_mtu: Option<u32>,
-    /// What [`Mode::Live`] handed out before; kept while it fits.
+    /// What [`Mode::Live`] handed out before, kept while it fits; in [`Mode::Cluster`], what pods have before their object says so.
     pub assignments: Assignments,
     /// Whether [`Resolved::pods`] is wanted: a lab builds them, a daemon has no use for them.
     pub pod_views: bool,
@@ -81,7 +92,7 @@ pub struct Resolved {
     pub nodes: Vec<NodeView>,
     /// Every pod that is not finished and has an address, in namespace and name order; see [`Options::pod_views`].
     pub pods: Vec<PodView>,
-    /// What [`Mode::Live`] handed out; give it back as [`Options::assignments`] next time.
+    /// What [`Mode::Live`] handed out (else [`Options::assignments`] as it came); give it back as [`Options::assignments`] next time.
     pub assignments: Assignments,
 }
 
@@ -199,17 +210,18 @@ pub fn resolve(objects: &Objects, node: &str, options: &Options) -> Result<Resol
     let assignments = match options.mode {
         Mode::Replay => Assignments::default(),
         Mode::Live => ipam::assign(objects, &options.assignments)?,
+        Mode::Cluster => options.assignments.clone(),
     };
     let cluster = cluster::Cluster::new(objects, &assignments, options.mode, &mut warnings)?;
-    let pools = pool::pools(&cluster)?;
+    let pools = pool::pools(&cluster, options.mode, &mut warnings)?;
     let nodes = node::views(objects, &pools, options, node, &mut warnings);
     let own_view = nodes
         .iter()
         .find(|view| view.name == node)
         .expect("the node has an address, so it has a view");
-    let routes = route::routes(&cluster, &pools, &nodes, own_view, &mut warnings)?;
+    let routes = route::routes(&cluster, &pools, &nodes, own_view, options.mode, &mut warnings)?;
     let policies = policy::policies(&cluster, node);
-    let services = service::services(&cluster, node, &mut warnings)?;
+    let services = service::services(&cluster, node, options.mode, &mut warnings)?;
     let ports = port::ports(&cluster, own_view, &policies.attachments, options);
     let pods = if options.pod_views {
         port::views(&cluster, &nodes, &assignments)

@@ -83,7 +83,7 @@ fn overhead(tunnel: Tunnel, v4: bool) -> u32 {
     }
 }
 
-/// Every node that has an address. The tunnel address of [`Mode::Live`] is the annotation's, else
+/// Every node that has an address. The tunnel address is the annotation's, else (but in [`Mode::Replay`])
 /// [`ipam::tunnel_address`], which every node computes alike.
 pub(super) fn views(
     objects: &Objects,
@@ -121,7 +121,7 @@ pub(super) fn views(
             };
             let address = annotated.or_else(|| match options.mode {
                 Mode::Replay => None,
-                Mode::Live => ipam::tunnel_address(&claimed, node, is_v4),
+                Mode::Live | Mode::Cluster => ipam::tunnel_address(&claimed, node, is_v4),
             });
             let mac = (tunnel == Tunnel::Vxlan).then(|| naming::vxlan_mac(node, is_v4));
             tunnels.push(TunnelView {

@@ -7,10 +7,10 @@ use std::ops::Bound;
 use contract::proto;
 use ipnet::IpNet;
 
-use crate::object::{Kind, Tunnel};
+use crate::object::{Kind, ObjectName, Tunnel};
 
 use super::cluster::Cluster;
-use super::{ResolveError, Subject, encode};
+use super::{Mode, ResolveError, Subject, encode};
 
 /// One pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,18 +91,28 @@ pub(super) fn encap(tunnel: Tunnel) -> proto::Encap {
 }
 
 /// The `IPPools`, then an implied pool for each node's range, and each pod's address, that none covers.
-pub(super) fn pools(cluster: &Cluster<'_>) -> Result<Pools, ResolveError> {
+pub(super) fn pools(
+    cluster: &Cluster<'_>,
+    mode: Mode,
+    warnings: &mut Vec<String>,
+) -> Result<Pools, ResolveError> {
     let objects = cluster.objects;
     let mut pools = Pools::default();
-    let mut owners = BTreeMap::new();
+    let mut owners: BTreeMap<IpNet, &ObjectName> = BTreeMap::new();
     for (name, pool) in &objects.ip_pools {
-        if let Some(other) = owners.insert(pool.cidr, name) {
-            return Err(ResolveError::SharedRange {
+        if let Some(other) = owners.get(&pool.cidr).copied() {
+            let error = ResolveError::SharedRange {
                 range: pool.cidr,
                 subject: Subject::new(objects, Kind::IpPool, name),
                 other: Box::new(Subject::new(objects, Kind::IpPool, other)),
-            });
+            };
+            if !mode.is_lenient() {
+                return Err(error);
+            }
+            warnings.push(format!("{error}; the first one counts"));
+            continue;
         }
+        owners.insert(pool.cidr, name);
         let settings = Pool {
             tunnel: pool.tunnel,
             cross_subnet: pool.cross_subnet,

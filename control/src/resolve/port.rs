@@ -57,7 +57,7 @@ pub(super) fn ports(
     // has the uplink's MTU, and only a tunnel takes from it.
     let mtu = match options.mode {
         Mode::Replay => own.uplink_mtu,
-        Mode::Live => own.pod_mtu,
+        Mode::Live | Mode::Cluster => own.pod_mtu,
     };
     for pod in cluster.local_pods(&own.name) {
         let attachments = attachments.get(pod.name()).cloned().unwrap_or_default();

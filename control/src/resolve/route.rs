@@ -1,6 +1,6 @@
 //! Remote nodes, and the ranges of pod addresses behind each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use contract::proto;
@@ -11,7 +11,7 @@ use crate::object::{Kind, ObjectName, Tunnel};
 use super::cluster::Cluster;
 use super::node::NodeView;
 use super::pool::{Pool, Pools, encap};
-use super::{ResolveError, Subject, encode};
+use super::{Mode, ResolveError, Subject, encode};
 
 /// The outcome.
 pub(super) struct Routes {
@@ -25,9 +25,10 @@ pub(super) fn routes(
     pools: &Pools,
     nodes: &[NodeView],
     own: &NodeView,
+    mode: Mode,
     warnings: &mut Vec<String>,
 ) -> Result<Routes, ResolveError> {
-    check_ranges(cluster)?;
+    let lost = lost_ranges(cluster, &own.name, mode, warnings)?;
     let mut singles: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
     for pod in cluster.pods.values().filter(|pod| !pod.pod.host_network) {
         if let Some(node) = pod.pod.node.as_deref() {
@@ -44,7 +45,8 @@ pub(super) fn routes(
             uplink_mac: node.uplink_mac.to_vec(),
         });
         let mut wanted: BTreeMap<IpNet, Pool> = BTreeMap::new();
-        for range in &node.pod_cidrs {
+        let held = |range: &&IpNet| !lost.contains(&(node.name.as_str(), **range));
+        for range in node.pod_cidrs.iter().filter(held) {
             wanted.extend(pools.covering(*range).map(|pool| (*range, pool)));
             // A pool inside the range has its own way.
             wanted.extend(pools.inside(*range));
@@ -90,22 +92,37 @@ pub(super) fn routes(
     })
 }
 
-/// Two nodes must not claim one range.
-fn check_ranges(cluster: &Cluster<'_>) -> Result<(), ResolveError> {
+/// Two nodes must not claim one range: an error, or, where claims may overlap for a moment, our own node has it, else the
+/// first by name. Returns the claims that do not count.
+fn lost_ranges<'c>(
+    cluster: &Cluster<'c>,
+    own: &str,
+    mode: Mode,
+    warnings: &mut Vec<String>,
+) -> Result<BTreeSet<(&'c str, IpNet)>, ResolveError> {
     let mut owners: BTreeMap<IpNet, &ObjectName> = BTreeMap::new();
+    let mut lost = BTreeSet::new();
     for (name, node) in &cluster.objects.nodes {
         for range in &node.pod_cidrs {
-            if let Some(other) = owners.insert(*range, name) {
-                let subject = |name| Subject::new(cluster.objects, Kind::Node, name);
-                return Err(ResolveError::SharedRange {
-                    range: *range,
-                    subject: subject(name),
-                    other: Box::new(subject(other)),
-                });
+            let Some(other) = owners.insert(*range, name) else {
+                continue;
+            };
+            let subject = |name| Subject::new(cluster.objects, Kind::Node, name);
+            let error = ResolveError::SharedRange {
+                range: *range,
+                subject: subject(name),
+                other: Box::new(subject(other)),
+            };
+            if !mode.is_lenient() {
+                return Err(error);
             }
+            let (stays, goes) = if name.name == *own { (name, other) } else { (other, name) };
+            warnings.push(format!("{error}; Node {stays} has it"));
+            owners.insert(*range, stays);
+            lost.insert((goes.name.as_str(), *range));
         }
     }
-    Ok(())
+    Ok(lost)
 }
 
 /// How packets get to a node's pods; `None` where one of the two lacks an address of the family.

@@ -10,7 +10,7 @@ use crate::object::field::PortOrName;
 use crate::object::{EndpointSlice, Kind, Labels, ObjectName, Selector, Service, ServiceKind, ServicePort};
 
 use super::cluster::{Cluster, LivePod};
-use super::{ResolveError, Subject, encode};
+use super::{Mode, ResolveError, Subject, encode};
 
 /// Backends by address and port, each in its best state.
 type Backends = BTreeMap<(IpAddr, u16), (BackendState, bool)>;
@@ -19,6 +19,7 @@ type Backends = BTreeMap<(IpAddr, u16), (BackendState, bool)>;
 pub(super) fn services(
     cluster: &Cluster<'_>,
     node: &str,
+    mode: Mode,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<proto::Service>, ResolveError> {
     let mut slices: BTreeMap<&ObjectName, Vec<&EndpointSlice>> = BTreeMap::new();
@@ -47,18 +48,26 @@ pub(super) fn services(
         }
         warn_of_what_is_missing(name, service, warnings);
         for port in &service.ports {
-            for address in &service.cluster_ips {
-                let key = (*address, port.protocol.number(), port.port);
-                if let Some(other) = owners.insert(key, name) {
-                    let subject = |name| Subject::new(cluster.objects, Kind::Service, name);
-                    return Err(ResolveError::SharedServiceAddress {
-                        address: *address,
-                        port: format!("{}/{}", port.protocol, port.port),
-                        service: subject(name),
-                        other: Box::new(subject(other)),
-                    });
+            let key = |address: &IpAddr| (*address, port.protocol.number(), port.port);
+            let shared = service
+                .cluster_ips
+                .iter()
+                .find_map(|address| Some((*address, *owners.get(&key(address))?)));
+            if let Some((address, other)) = shared {
+                let subject = |name| Subject::new(cluster.objects, Kind::Service, name);
+                let error = ResolveError::SharedServiceAddress {
+                    address,
+                    port: format!("{}/{}", port.protocol, port.port),
+                    service: subject(name),
+                    other: Box::new(subject(other)),
+                };
+                if !mode.is_lenient() {
+                    return Err(error);
                 }
+                warnings.push(format!("{error}; the first one is served"));
+                continue;
             }
+            owners.extend(service.cluster_ips.iter().map(|address| (key(address), name)));
             let backends = match slices.get(name) {
                 Some(slices) => from_slices(slices, port, node, &local),
                 None => from_selector(&pods, service, port, node),
