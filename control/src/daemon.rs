@@ -83,7 +83,10 @@ pub enum DaemonError {
 impl DaemonError {
     /// Whether a person's input is at fault: a bad flag, file, object or right.
     pub fn is_input(&self) -> bool {
-        !matches!(self, Self::System { .. } | Self::Manifests(ManifestsError::Watch(_)))
+        !matches!(
+            self,
+            Self::System { .. } | Self::Manifests(ManifestsError::Watch(_))
+        )
     }
 }
 
@@ -184,7 +187,11 @@ where
                             serve_status(config, &shared)?;
                         }
                         let (first, receiver) = watch::channel(state);
-                        tokio::spawn(push::push(config.fastpath_socket.clone(), receiver, sender.clone()));
+                        tokio::spawn(push::push(
+                            config.fastpath_socket.clone(),
+                            receiver,
+                            sender.clone(),
+                        ));
                         desired = Some(first);
                     }
                 }

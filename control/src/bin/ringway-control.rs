@@ -60,7 +60,11 @@ struct KubernetesArguments {
 fn api_server(text: &str) -> Result<http::Uri, String> {
     let address: http::Uri = text.parse().map_err(|error| format!("{error}"))?;
     let has_scheme = matches!(address.scheme_str(), Some("https" | "http"));
-    if has_scheme && address.host().is_some_and(|host| !host.is_empty()) && address.path() == "/" && address.query().is_none() {
+    if has_scheme
+        && address.host().is_some_and(|host| !host.is_empty())
+        && address.path() == "/"
+        && address.query().is_none()
+    {
         Ok(address)
     } else {
         Err("expected https://HOST:PORT".to_owned())

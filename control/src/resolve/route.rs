@@ -116,7 +116,11 @@ fn lost_ranges<'c>(
             if !mode.is_lenient() {
                 return Err(error);
             }
-            let (stays, goes) = if name.name == *own { (name, other) } else { (other, name) };
+            let (stays, goes) = if name.name == *own {
+                (name, other)
+            } else {
+                (other, name)
+            };
             warnings.push(format!("{error}; Node {stays} has it"));
             owners.insert(*range, stays);
             lost.insert((goes.name.as_str(), *range));

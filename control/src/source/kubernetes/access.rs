@@ -107,7 +107,11 @@ pub(super) struct Known {
 
 impl Access {
     /// Reads the files that it names. `kept` are addresses of API servers that answered before.
-    pub(super) async fn read(&self, kept: &[SocketAddr], has_run_directory: bool) -> Result<Known, AccessError> {
+    pub(super) async fn read(
+        &self,
+        kept: &[SocketAddr],
+        has_run_directory: bool,
+    ) -> Result<Known, AccessError> {
         let mut config = match &self.kubeconfig {
             Some(path) => from_kubeconfig(path).await?,
             None => self.from_service_account().await?,
@@ -132,16 +136,24 @@ impl Access {
         // Kept addresses are those of the API servers themselves. Their certificate bears the name by which everyone
         // else reaches them.
         let name = config.tls_server_name.clone().or_else(|| match servers.first() {
-            Some(first) => first.address.host().map(|host| host.trim_matches(['[', ']']).to_owned()),
+            Some(first) => first
+                .address
+                .host()
+                .map(|host| host.trim_matches(['[', ']']).to_owned()),
             None => Some(service_host().unwrap_or_else(|| "kubernetes.default.svc".to_owned())),
         });
-        let is_plain = servers.first().is_some_and(|first| first.address.scheme_str() == Some("http"));
+        let is_plain = servers
+            .first()
+            .is_some_and(|first| first.address.scheme_str() == Some("http"));
         let scheme = if is_plain { "http" } else { "https" };
         for address in kept {
             let Ok(address) = format!("{scheme}://{address}").parse::<Uri>() else {
                 continue;
             };
-            if !servers.iter().any(|server| server.address.authority() == address.authority()) {
+            if !servers
+                .iter()
+                .any(|server| server.address.authority() == address.authority())
+            {
                 servers.push(Server {
                     address,
                     name: name.clone(),
@@ -241,14 +253,18 @@ async fn from_kubeconfig(path: &Path) -> Result<Config, AccessError> {
     let mut config = Config::from_custom_kubeconfig(kubeconfig.clone(), &KubeConfigOptions::default())
         .await
         .map_err(bad)?;
-    let names_proxy = kubeconfig
-        .clusters
-        .iter()
-        .any(|named| named.cluster.as_ref().is_some_and(|cluster| cluster.proxy_url.is_some()));
+    let names_proxy = kubeconfig.clusters.iter().any(|named| {
+        named
+            .cluster
+            .as_ref()
+            .is_some_and(|cluster| cluster.proxy_url.is_some())
+    });
     if names_proxy {
         return Err(AccessError::Unusable {
             origin: format!("--kubeconfig {}", path.display()),
-            message: "it has a proxy-url, which is not supported; expected an API server that is reached directly".to_owned(),
+            message:
+                "it has a proxy-url, which is not supported; expected an API server that is reached directly"
+                    .to_owned(),
         });
     }
     // What the environment says of proxies is meant for other programs of the node.
@@ -257,7 +273,9 @@ async fn from_kubeconfig(path: &Path) -> Result<Config, AccessError> {
 }
 
 fn service_host() -> Option<String> {
-    std::env::var("KUBERNETES_SERVICE_HOST").ok().filter(|host| !host.is_empty())
+    std::env::var("KUBERNETES_SERVICE_HOST")
+        .ok()
+        .filter(|host| !host.is_empty())
 }
 
 impl Known {
@@ -286,7 +304,10 @@ fn build(config: &Config) -> kube::Result<Client> {
     tcp.set_tcp_user_timeout(Some(PROBE_AFTER + PROBE_EACH * PROBES_MAX));
     let tls = config.rustls_https_connector_with_connector(tcp)?;
     let http = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build(tls);
-    let service = config.extra_headers_layer()?.layer(http).map_err(tower::BoxError::from);
+    let service = config
+        .extra_headers_layer()?
+        .layer(http)
+        .map_err(tower::BoxError::from);
     let namespace = config.default_namespace.clone();
     let base = config.base_uri_layer();
     Ok(match config.auth_layer()? {

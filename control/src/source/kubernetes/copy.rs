@@ -105,7 +105,10 @@ pub fn load(path: &Path, node: &str) -> Result<Option<Objects>, CopyError> {
         return Err(unusable(format!("format {found}, expected {FORMAT}")));
     }
     if header.node != node {
-        return Err(unusable(format!("it is of node {:?}, expected {node:?}", header.node)));
+        return Err(unusable(format!(
+            "it is of node {:?}, expected {node:?}",
+            header.node
+        )));
     }
     let mut objects = Objects::default();
     loop {
@@ -124,8 +127,12 @@ pub fn load(path: &Path, node: &str) -> Result<Option<Objects>, CopyError> {
             return Ok(Some(objects));
         }
         sum.update(line);
-        let kind = Kind::parse(typed.api_version, typed.kind)
-            .ok_or_else(|| unusable(format!("{} {} is no kind that we write", typed.api_version, typed.kind)))?;
+        let kind = Kind::parse(typed.api_version, typed.kind).ok_or_else(|| {
+            unusable(format!(
+                "{} {} is no kind that we write",
+                typed.api_version, typed.kind
+            ))
+        })?;
         let object = kind
             .read(&mut serde_json::Deserializer::from_str(line))
             .map_err(|error| unusable(format!("a {kind} that makes no sense: {error}")))?;
@@ -248,7 +255,9 @@ impl Keeper {
         match written {
             Ok(file) => {
                 let path = self.path.clone();
-                self.syncing = Some(tokio::task::spawn_blocking(move || whole_file::finish(&file, &path)));
+                self.syncing = Some(tokio::task::spawn_blocking(move || {
+                    whole_file::finish(&file, &path)
+                }));
             }
             Err(error) => tracing::warn!(%error, "the copy of the last good state cannot be written"),
         }
@@ -286,7 +295,9 @@ mod tests {
         let mut objects = Objects::default();
         for name in names {
             let text = format!(r#"{{"metadata":{{"name":"{name}","labels":{{"a":"b"}}}}}}"#);
-            let object = Kind::Namespace.read(&mut serde_json::Deserializer::from_str(&text)).unwrap();
+            let object = Kind::Namespace
+                .read(&mut serde_json::Deserializer::from_str(&text))
+                .unwrap();
             objects.insert(object);
         }
         let pod = r#"{"metadata":{"name":"p"},"spec":{"nodeName":"a"},"status":{"podIP":"10.0.0.1"}}"#;
@@ -305,7 +316,10 @@ mod tests {
         assert!(keeper.due().unwrap() <= Instant::now());
         keeper.keep(&objects(&["x"])).await;
         keeper.note();
-        assert!(keeper.due().unwrap() > Instant::now() + Duration::from_mins(50), "at a pace");
+        assert!(
+            keeper.due().unwrap() > Instant::now() + Duration::from_mins(50),
+            "at a pace"
+        );
         keeper.stop(&objects(&["x", "y"])).await;
         let loaded = load(&path, "a").unwrap().unwrap();
         assert_eq!(loaded, objects(&["x", "y"]));
@@ -329,7 +343,11 @@ mod tests {
         for (text, node, expected) in [
             (String::new(), "a", "no copy of a state"),
             (text.clone(), "b", "of node \"a\", expected \"b\""),
-            (text.replacen("\"format\":1", "\"format\":2", 1), "a", "format 2, expected 1"),
+            (
+                text.replacen("\"format\":1", "\"format\":2", 1),
+                "a",
+                "format 2, expected 1",
+            ),
             (lines[..2].concat(), "a", "cut short"),
             (text[..text.len() - 5].to_owned(), "a", "EOF"),
             (text.replace("10.0.0.1", "10.0.0.2"), "a", "checksum"),

@@ -7,7 +7,7 @@
 //!                                                                          │
 //!                                                                        copy (last good state on disk)
 //! ```
-//! `docs/decisions/0012-kubernetes-source.md` says why kube's client is under this and its reflectors are not, and what is
+//! `docs/decisions/0013-kubernetes-source.md` says why kube's client is under this and its reflectors are not, and what is
 //! held on to when.
 
 pub mod access;
@@ -102,7 +102,10 @@ impl Kubernetes {
     /// # Errors
     /// What only a person can mend; never because no server answers.
     pub async fn start(config: Config) -> Result<Self, KubernetesError> {
-        let file = config.run_directory.as_ref().map(|directory| server_file::path(directory, &config.node));
+        let file = config
+            .run_directory
+            .as_ref()
+            .map(|directory| server_file::path(directory, &config.node));
         let servers = Servers::new(config.access.clone(), file).await?;
         let copy = config.run_directory.as_ref().and_then(|directory| {
             let path = copy::path(directory, &config.node);
@@ -238,7 +241,10 @@ impl Source for Kubernetes {
 
     async fn first(&mut self, objects: &mut Objects) -> Result<(), KubernetesError> {
         if let Some(copy) = self.copy.take() {
-            tracing::info!(objects = copy.len(), "the copy of the last good state is in force until the API server has answered");
+            tracing::info!(
+                objects = copy.len(),
+                "the copy of the last good state is in force until the API server has answered"
+            );
             *objects = copy;
             return Ok(());
         }

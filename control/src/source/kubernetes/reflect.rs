@@ -135,10 +135,18 @@ impl Reflector {
             if matches!(trouble, Trouble::Gone | Trouble::NotFound | Trouble::Failed(_)) {
                 place = None;
             }
-            if self.tell(Event::Trouble(self.resource.kind, trouble)).await.is_err() {
+            if self
+                .tell(Event::Trouble(self.resource.kind, trouble))
+                .await
+                .is_err()
+            {
                 return;
             }
-            let pause = if is_missing { self.pace.missing } else { self.pause(failures, &mut seed) };
+            let pause = if is_missing {
+                self.pace.missing
+            } else {
+                self.pause(failures, &mut seed)
+            };
             failures = failures.saturating_add(1);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -163,7 +171,9 @@ impl Reflector {
         let mut doubted: Option<String> = None;
         loop {
             let (place, count) = self.list_once(doubted.is_some()).await?;
-            let is_later = doubted.as_ref().is_none_or(|first| is_later(&place.version, first));
+            let is_later = doubted
+                .as_ref()
+                .is_none_or(|first| is_later(&place.version, first));
             if count > 0 || self.in_force.load(Ordering::Relaxed) == 0 || (doubted.is_some() && is_later) {
                 let listed = Event::Listed {
                     kind: self.resource.kind,
@@ -234,7 +244,10 @@ impl Reflector {
                     Err(wrong) => refused.push(wrong),
                 }
             }
-            let PageMetadata { resource_version, next: more } = page.metadata;
+            let PageMetadata {
+                resource_version,
+                next: more,
+            } = page.metadata;
             // An empty list says nothing before it is believed.
             if !is_quiet || count > 0 {
                 let page = Event::Page {
@@ -293,10 +306,17 @@ impl Reflector {
                     is_good = true;
                 }
                 Ok(false) if is_good || began.elapsed() >= LASTING => return Ok(true),
-                Ok(false) => return Err(Trouble::Unreachable(format!("{}: it ends every watch at once", answer.server())).into()),
+                Ok(false) => {
+                    return Err(Trouble::Unreachable(format!(
+                        "{}: it ends every watch at once",
+                        answer.server()
+                    ))
+                    .into());
+                }
                 // What came before the cut was good, so the next attempt may come soon.
                 Err(Trouble::Unreachable(reason)) if is_good => {
-                    self.tell(Event::Trouble(kind, Trouble::Unreachable(reason))).await?;
+                    self.tell(Event::Trouble(kind, Trouble::Unreachable(reason)))
+                        .await?;
                     return Ok(true);
                 }
                 Err(trouble) => return Err(trouble.into()),
@@ -307,14 +327,19 @@ impl Reflector {
 
 /// One line of a watch: what it says, and the version that it leads to.
 fn change(kind: Kind, line: &[u8]) -> Result<(Option<Event>, Option<String>), Trouble> {
-    let nonsense = |error: serde_json::Error| Trouble::Failed(format!("a watch says what makes no sense: {error}"));
+    let nonsense =
+        |error: serde_json::Error| Trouble::Failed(format!("a watch says what makes no sense: {error}"));
     let change: Change<'_> = serde_json::from_slice(line).map_err(nonsense)?;
     if change.r#type == "ERROR" {
         let status: Status = serde_json::from_str(change.object.get()).map_err(nonsense)?;
         return Err(Trouble::of(&status));
     }
     let head: Head = serde_json::from_str(change.object.get()).map_err(nonsense)?;
-    let version = head.metadata.resource_version.clone().filter(|version| !version.is_empty());
+    let version = head
+        .metadata
+        .resource_version
+        .clone()
+        .filter(|version| !version.is_empty());
     let event = match change.r#type {
         "ADDED" | "MODIFIED" => Some(match read(kind, change.object) {
             Ok(object) => Event::Applied(Box::new(object)),
@@ -330,7 +355,9 @@ fn change(kind: Kind, line: &[u8]) -> Result<(Option<Event>, Option<String>), Tr
 fn read(kind: Kind, object: &RawValue) -> Result<Object, Refused> {
     kind.read(&mut serde_json::Deserializer::from_str(object.get()))
         .map_err(|error| Refused {
-            name: serde_json::from_str::<Head>(object.get()).map(|head| head.name()).unwrap_or_default(),
+            name: serde_json::from_str::<Head>(object.get())
+                .map(|head| head.name())
+                .unwrap_or_default(),
             message: message(&error),
         })
 }
@@ -468,12 +495,19 @@ mod tests {
             said(r#"{"object":{"metadata":{"name":"a","resourceVersion":"7"}},"type":"ADDED"}"#).unwrap();
         assert!(matches!(event, Some(Event::Applied(object)) if object.meta().name.name == "a"));
         assert_eq!(version.as_deref(), Some("7"));
-        let (event, _) = said(r#"{"type":"DELETED","object":{"metadata":{"name":"a","resourceVersion":"8"}}}"#).unwrap();
-        assert!(matches!(event, Some(Event::Removed(Kind::Namespace, name)) if name == ObjectName::new("", "a")));
-        let (event, version) = said(r#"{"type":"BOOKMARK","object":{"kind":"Namespace","metadata":{"resourceVersion":"9"}}}"#).unwrap();
+        let (event, _) =
+            said(r#"{"type":"DELETED","object":{"metadata":{"name":"a","resourceVersion":"8"}}}"#).unwrap();
+        assert!(
+            matches!(event, Some(Event::Removed(Kind::Namespace, name)) if name == ObjectName::new("", "a"))
+        );
+        let (event, version) =
+            said(r#"{"type":"BOOKMARK","object":{"kind":"Namespace","metadata":{"resourceVersion":"9"}}}"#)
+                .unwrap();
         assert!(event.is_none());
         assert_eq!(version.as_deref(), Some("9"));
-        let gone = said(r#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"too old"}}"#);
+        let gone = said(
+            r#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"too old"}}"#,
+        );
         assert_eq!(gone.unwrap_err(), Trouble::Gone);
         assert!(matches!(said("{"), Err(Trouble::Failed(_))));
     }
@@ -498,6 +532,9 @@ mod tests {
 
     #[test]
     fn a_query_is_escaped() {
-        assert_eq!(form(&[("continue", "a b/=+ü"), ("limit", "5")]), "continue=a%20b%2F%3D%2B%C3%BC&limit=5");
+        assert_eq!(
+            form(&[("continue", "a b/=+ü"), ("limit", "5")]),
+            "continue=a%20b%2F%3D%2B%C3%BC&limit=5"
+        );
     }
 }

@@ -73,7 +73,12 @@ fn sort(error: kube::Error) -> Trouble {
 impl Trouble {
     /// What an API server's own words mean.
     pub(super) fn of(status: &Status) -> Self {
-        let Status { code, message, reason, .. } = status;
+        let Status {
+            code,
+            message,
+            reason,
+            ..
+        } = status;
         match code {
             401 => Self::Unauthorized(message.clone()),
             403 => Self::Forbidden(message.clone()),
@@ -106,7 +111,9 @@ impl Answer {
                 Ok(Ok(0)) => return Ok(bytes),
                 Ok(Ok(len)) if bytes.len() + len <= ANSWER_LEN_MAX => bytes.extend_from_slice(&piece[..len]),
                 Ok(Ok(_)) => {
-                    return Err(Trouble::Failed(format!("an answer is longer than {ANSWER_LEN_MAX} bytes")));
+                    return Err(Trouble::Failed(format!(
+                        "an answer is longer than {ANSWER_LEN_MAX} bytes"
+                    )));
                 }
                 Ok(Err(error)) => return Err(self.broken(servers, &error.to_string())),
                 Err(_) => return Err(self.broken(servers, "the answer came to a halt")),

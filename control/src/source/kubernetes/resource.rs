@@ -105,9 +105,12 @@ impl Resource {
     /// API groups, each once.
     pub fn groups(&self) -> impl Iterator<Item = &'static str> {
         let versions = self.versions;
-        let is_first = move |index: usize, group| versions.iter().take(index).all(|(other, _)| *other != group);
+        let is_first =
+            move |index: usize, group| versions.iter().take(index).all(|(other, _)| *other != group);
         let groups = versions.iter().map(|(group, _)| *group).enumerate();
-        groups.filter(move |(index, group)| is_first(*index, *group)).map(|(_, group)| group)
+        groups
+            .filter(move |(index, group)| is_first(*index, *group))
+            .map(|(_, group)| group)
     }
 }
 
@@ -119,7 +122,11 @@ mod tests {
     fn a_kind_has_a_path_a_name_and_a_rule() {
         let of = |kind| {
             let resource = Resource::of(kind);
-            (resource.paths().collect::<Vec<_>>(), resource.name(), resource.rbac_rule())
+            (
+                resource.paths().collect::<Vec<_>>(),
+                resource.name(),
+                resource.rbac_rule(),
+            )
         };
         assert_eq!(
             of(Kind::Pod),
@@ -132,13 +139,20 @@ mod tests {
         let (paths, name, rule) = of(Kind::ServiceCidr);
         assert_eq!(
             paths,
-            ["/apis/networking.k8s.io/v1/servicecidrs", "/apis/networking.k8s.io/v1beta1/servicecidrs"]
+            [
+                "/apis/networking.k8s.io/v1/servicecidrs",
+                "/apis/networking.k8s.io/v1beta1/servicecidrs"
+            ]
         );
         assert_eq!(name, "servicecidrs.networking.k8s.io");
         assert_eq!(
             rule,
             "- {apiGroups: [\"networking.k8s.io\"], resources: [servicecidrs], verbs: [get, list, watch]}"
         );
-        assert!(of(Kind::IpPool).2.contains("[\"crd.projectcalico.org\", \"projectcalico.org\"]"));
+        assert!(
+            of(Kind::IpPool)
+                .2
+                .contains("[\"crd.projectcalico.org\", \"projectcalico.org\"]")
+        );
     }
 }

@@ -34,7 +34,9 @@ pub(super) fn load(path: &Path) -> io::Result<Vec<SocketAddr>> {
     let contents: Contents = serde_json::from_slice(&bytes).map_err(|error| told(error.into()))?;
     if contents.version != VERSION {
         let found = contents.version;
-        return Err(told(io::Error::other(format!("version {found}, expected {VERSION}"))));
+        return Err(told(io::Error::other(format!(
+            "version {found}, expected {VERSION}"
+        ))));
     }
     Ok(contents.api_servers)
 }
@@ -58,11 +60,17 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = path(directory.path(), "a");
         assert!(load(&path).unwrap().is_empty());
-        let addresses = ["10.0.0.1:6443".parse().unwrap(), "[fd00::1]:6443".parse().unwrap()];
+        let addresses = [
+            "10.0.0.1:6443".parse().unwrap(),
+            "[fd00::1]:6443".parse().unwrap(),
+        ];
         save(&path, &addresses).unwrap();
         assert_eq!(load(&path).unwrap(), addresses);
         std::fs::write(&path, "{\"version\":2,\"api_servers\":[]}").unwrap();
         let error = load(&path).unwrap_err().to_string();
-        assert!(error.contains("api-servers-a.json: version 2, expected 1"), "{error}");
+        assert!(
+            error.contains("api-servers-a.json: version 2, expected 1"),
+            "{error}"
+        );
     }
 }

@@ -166,7 +166,11 @@ impl Store {
 
     fn list_ends(&mut self, objects: &mut Objects, kind: Kind, server: String) -> Effect {
         let seen = self.seen.remove(&kind).unwrap_or_default();
-        let gone: Vec<ObjectName> = objects.names(kind).filter(|name| !seen.contains(*name)).cloned().collect();
+        let gone: Vec<ObjectName> = objects
+            .names(kind)
+            .filter(|name| !seen.contains(*name))
+            .cloned()
+            .collect();
         let forgotten = |(other, name): &(Kind, ObjectName)| *other == kind && !seen.contains(name);
         self.refused.retain(|key, _| !forgotten(key));
         let mut effect = Effect {
@@ -217,7 +221,10 @@ impl Store {
         }
         if kind == Kind::Pod
             && self.own_node != OwnNode::There
-            && objects.pods.get(name).is_some_and(|pod| pod.node.as_deref() == Some(self.node.as_str()))
+            && objects
+                .pods
+                .get(name)
+                .is_some_and(|pod| pod.node.as_deref() == Some(self.node.as_str()))
         {
             self.orphans.insert(name.clone());
             return Effect::default();
@@ -312,14 +319,19 @@ impl Store {
         match self.own_node {
             OwnNode::There => {}
             OwnNode::Doubted => {
-                problems.insert(format!("Node {:?} is said to be deleted; asking for it by name", self.node));
+                problems.insert(format!(
+                    "Node {:?} is said to be deleted; asking for it by name",
+                    self.node
+                ));
             }
             OwnNode::Gone => {
                 problems.insert(self.gone());
             }
         }
         let refused = self.refused.iter();
-        problems.extend(refused.map(|((kind, name), message)| format!("{kind} {name} is refused, what was known of it before stays: {message}")));
+        problems.extend(refused.map(|((kind, name), message)| {
+            format!("{kind} {name} is refused, what was known of it before stays: {message}")
+        }));
         problems.into_iter().collect()
     }
 }
@@ -341,7 +353,9 @@ pub(super) fn is_api_server_slice(service: Option<&ObjectName>) -> bool {
 fn advice(resource: &Resource, trouble: &Trouble) -> String {
     let name = resource.name();
     match trouble {
-        Trouble::Unreachable(reason) => format!("no answer from an API server, the last state stays in force: {reason}"),
+        Trouble::Unreachable(reason) => {
+            format!("no answer from an API server, the last state stays in force: {reason}")
+        }
         Trouble::Unauthorized(message) => format!(
             "401 Unauthorized: the API server does not accept our credentials ({message}); give a kubeconfig with a valid token or \
              certificate, or mount the service account's token"
@@ -352,12 +366,18 @@ fn advice(resource: &Resource, trouble: &Trouble) -> String {
             resource.rbac_rule()
         ),
         Trouble::NotFound => match (resource.custom_resource, resource.is_optional) {
-            (Some(file), _) => format!("404 Not Found: the cluster has no {name}; if it should, kubectl apply -f {file}"),
+            (Some(file), _) => {
+                format!("404 Not Found: the cluster has no {name}; if it should, kubectl apply -f {file}")
+            }
             (None, true) => format!("404 Not Found: the cluster has no {name}, so none are used"),
-            (None, false) => format!("404 Not Found: there is no {name}; expected the address of a Kubernetes API server"),
+            (None, false) => {
+                format!("404 Not Found: there is no {name}; expected the address of a Kubernetes API server")
+            }
         },
         Trouble::Gone => format!("{name}: 410 Gone, listing again"),
-        Trouble::Busy(reason) | Trouble::Failed(reason) => format!("{name} cannot be read, what is known of them stays: {reason}"),
+        Trouble::Busy(reason) | Trouble::Failed(reason) => {
+            format!("{name} cannot be read, what is known of them stays: {reason}")
+        }
     }
 }
 

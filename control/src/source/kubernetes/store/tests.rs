@@ -8,11 +8,19 @@ fn object(kind: Kind, json: &str) -> Object {
 }
 
 fn node(name: &str) -> Object {
-    object(Kind::Node, &format!(r#"{{"metadata":{{"name":"{name}"}},"status":{{"addresses":[{{"type":"InternalIP","address":"10.0.0.1"}}]}}}}"#))
+    object(
+        Kind::Node,
+        &format!(
+            r#"{{"metadata":{{"name":"{name}"}},"status":{{"addresses":[{{"type":"InternalIP","address":"10.0.0.1"}}]}}}}"#
+        ),
+    )
 }
 
 fn pod(name: &str, node: &str) -> Object {
-    object(Kind::Pod, &format!(r#"{{"metadata":{{"name":"{name}","namespace":"n"}},"spec":{{"nodeName":"{node}"}}}}"#))
+    object(
+        Kind::Pod,
+        &format!(r#"{{"metadata":{{"name":"{name}","namespace":"n"}},"spec":{{"nodeName":"{node}"}}}}"#),
+    )
 }
 
 struct Case {
@@ -56,7 +64,10 @@ impl Case {
                 Kind::Pod => vec![pod("p", "a"), pod("q", "b")],
                 _ => Vec::new(),
             };
-            assert!(case.list(kind, objects).is_changed, "{kind}: it may have been the last one to wait for");
+            assert!(
+                case.list(kind, objects).is_changed,
+                "{kind}: it may have been the last one to wait for"
+            );
         }
         assert!(case.store.is_settled() && case.store.is_current());
         case
@@ -77,11 +88,23 @@ impl Case {
 fn a_list_replaces_what_was_there_and_changes_only_what_differs() {
     let mut case = Case::settled();
     assert_eq!(case.names(), ["a", "b", "p", "q"]);
-    assert_eq!(case.list(Kind::Pod, vec![pod("p", "a"), pod("q", "b")]), Effect::default(), "the same again");
-    assert!(case.list(Kind::Pod, vec![pod("p", "a"), pod("r", "b")]).is_changed);
+    assert_eq!(
+        case.list(Kind::Pod, vec![pod("p", "a"), pod("q", "b")]),
+        Effect::default(),
+        "the same again"
+    );
+    assert!(
+        case.list(Kind::Pod, vec![pod("p", "a"), pod("r", "b")])
+            .is_changed
+    );
     assert_eq!(case.names(), ["a", "b", "p", "r"]);
     // A list that is begun anew forgets what its first attempt saw.
-    case.apply(Event::Page { kind: Kind::Pod, is_first: true, objects: vec![pod("p", "a")], refused: Vec::new() });
+    case.apply(Event::Page {
+        kind: Kind::Pod,
+        is_first: true,
+        objects: vec![pod("p", "a")],
+        refused: Vec::new(),
+    });
     assert!(case.list(Kind::Pod, vec![pod("r", "b")]).is_changed);
     assert_eq!(case.names(), ["a", "b", "r"]);
 }
@@ -90,9 +113,19 @@ fn a_list_replaces_what_was_there_and_changes_only_what_differs() {
 fn changes_come_one_by_one() {
     let mut case = Case::settled();
     assert!(case.apply(Event::Applied(Box::new(pod("x", "b")))).is_changed);
-    assert!(!case.apply(Event::Applied(Box::new(pod("x", "b")))).is_changed, "equal as far as we look");
-    assert!(case.apply(Event::Removed(Kind::Pod, ObjectName::new("n", "x"))).is_changed);
-    assert!(!case.apply(Event::Removed(Kind::Pod, ObjectName::new("n", "x"))).is_changed);
+    assert!(
+        !case.apply(Event::Applied(Box::new(pod("x", "b")))).is_changed,
+        "equal as far as we look"
+    );
+    assert!(
+        case.apply(Event::Removed(Kind::Pod, ObjectName::new("n", "x")))
+            .is_changed
+    );
+    assert!(
+        !case
+            .apply(Event::Removed(Kind::Pod, ObjectName::new("n", "x")))
+            .is_changed
+    );
     assert_eq!(case.names(), ["a", "b", "p", "q"]);
 }
 
@@ -103,12 +136,26 @@ fn what_makes_no_sense_leaves_what_was_known_of_it() {
         name: ObjectName::new("n", "q"),
         message: message.to_owned(),
     };
-    assert_eq!(case.apply(Event::Refused(Kind::Pod, refused("no"))), Effect::default());
+    assert_eq!(
+        case.apply(Event::Refused(Kind::Pod, refused("no"))),
+        Effect::default()
+    );
     assert_eq!(case.names(), ["a", "b", "p", "q"]);
-    assert_eq!(case.store.problems(), ["Pod n/q is refused, what was known of it before stays: no"]);
+    assert_eq!(
+        case.store.problems(),
+        ["Pod n/q is refused, what was known of it before stays: no"]
+    );
     // It is in the list all the same.
-    case.apply(Event::Page { kind: Kind::Pod, is_first: true, objects: vec![pod("p", "a")], refused: vec![refused("still no")] });
-    case.apply(Event::Listed { kind: Kind::Pod, server: String::new() });
+    case.apply(Event::Page {
+        kind: Kind::Pod,
+        is_first: true,
+        objects: vec![pod("p", "a")],
+        refused: vec![refused("still no")],
+    });
+    case.apply(Event::Listed {
+        kind: Kind::Pod,
+        server: String::new(),
+    });
     assert_eq!(case.names(), ["a", "b", "p", "q"]);
     assert!(case.store.problems()[0].ends_with("still no"));
     case.apply(Event::Removed(Kind::Pod, ObjectName::new("n", "q")));
@@ -126,9 +173,17 @@ fn our_own_node_stays_and_its_pods_with_it() {
             case.apply(Event::Removed(Kind::Node, ObjectName::new("", "a")))
         };
         assert!(effect.ask_for_node && !effect.is_changed);
-        assert!(case.store.problems()[0].contains("asking for it"), "{:?}", case.store.problems());
+        assert!(
+            case.store.problems()[0].contains("asking for it"),
+            "{:?}",
+            case.store.problems()
+        );
         case.apply(Event::OwnNode(None));
-        assert!(case.store.problems()[0].contains("404 Not Found"), "{:?}", case.store.problems());
+        assert!(
+            case.store.problems()[0].contains("404 Not Found"),
+            "{:?}",
+            case.store.problems()
+        );
         // The pods of a Node that is gone are deleted; ours still run.
         for name in ["p", "q"] {
             case.apply(Event::Removed(Kind::Pod, ObjectName::new("n", name)));
@@ -144,16 +199,25 @@ fn our_own_node_stays_and_its_pods_with_it() {
 #[test]
 fn a_node_that_answers_to_its_name_was_never_gone() {
     let mut case = Case::settled();
-    assert!(case.apply(Event::Removed(Kind::Node, ObjectName::new("", "a"))).ask_for_node);
+    assert!(
+        case.apply(Event::Removed(Kind::Node, ObjectName::new("", "a")))
+            .ask_for_node
+    );
     assert!(!case.apply(Event::OwnNode(Some(Box::new(node("a"))))).is_changed);
     assert!(case.store.problems().is_empty());
-    assert!(case.apply(Event::Removed(Kind::Pod, ObjectName::new("n", "p"))).is_changed);
+    assert!(
+        case.apply(Event::Removed(Kind::Pod, ObjectName::new("n", "p")))
+            .is_changed
+    );
 }
 
 #[test]
 fn a_refused_kind_is_told_with_the_rule_to_add() {
     let mut case = Case::new(false);
-    case.apply(Event::Trouble(Kind::NetworkPolicy, Trouble::Forbidden("no way".to_owned())));
+    case.apply(Event::Trouble(
+        Kind::NetworkPolicy,
+        Trouble::Forbidden("no way".to_owned()),
+    ));
     let told = case.store.denied().unwrap();
     assert!(
         told.contains("networkpolicies.networking.k8s.io (no way)")
@@ -176,11 +240,18 @@ fn a_kind_that_the_cluster_lacks_is_no_trouble_until_it_had_it() {
         }
     }
     assert!(case.store.is_settled() && case.store.is_current() && case.store.problems().is_empty());
-    let pool = object(Kind::IpPool, r#"{"metadata":{"name":"v4"},"spec":{"cidr":"10.0.0.0/8"}}"#);
+    let pool = object(
+        Kind::IpPool,
+        r#"{"metadata":{"name":"v4"},"spec":{"cidr":"10.0.0.0/8"}}"#,
+    );
     case.list(Kind::IpPool, vec![pool]);
     case.apply(Event::Trouble(Kind::IpPool, Trouble::NotFound));
     assert_eq!(case.names(), ["v4"], "its objects stay");
-    assert!(case.store.problems()[0].contains("kubectl apply -f deploy/crds/ippools.yaml"), "{:?}", case.store.problems());
+    assert!(
+        case.store.problems()[0].contains("kubectl apply -f deploy/crds/ippools.yaml"),
+        "{:?}",
+        case.store.problems()
+    );
 }
 
 #[test]
@@ -201,7 +272,12 @@ fn a_copy_is_something_to_go_by() {
         case.apply(Event::Trouble(kind, Trouble::Unreachable("cut".to_owned())));
     }
     assert!(!case.store.is_settled());
-    assert_eq!(case.store.problems().len(), 1, "one server, one sentence: {:?}", case.store.problems());
+    assert_eq!(
+        case.store.problems().len(),
+        1,
+        "one server, one sentence: {:?}",
+        case.store.problems()
+    );
 }
 
 #[test]
@@ -218,5 +294,9 @@ fn slices_of_the_api_servers_are_noticed() {
     };
     assert!(case.apply(Event::Applied(Box::new(slice("default")))).api_servers);
     assert!(!case.apply(Event::Applied(Box::new(slice("other")))).api_servers);
-    assert!(serde_json::to_string(&ObjectRef::from(&slice("default"))).unwrap().contains("10.0.0.9"));
+    assert!(
+        serde_json::to_string(&ObjectRef::from(&slice("default")))
+            .unwrap()
+            .contains("10.0.0.9")
+    );
 }

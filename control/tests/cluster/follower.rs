@@ -1,0 +1,119 @@
+//! The source as the daemon uses it: objects kept up to date, and what they resolve to.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use control::object::Objects;
+use control::resolve::{Mode, Options, resolve};
+use control::source::kubernetes::access::{Access, SERVICE_ACCOUNT};
+use control::source::kubernetes::{Config, Kubernetes, KubernetesError, Pace};
+use control::source::{News, Source};
+use contract::proto;
+use contract::valid::ValidState;
+
+use super::PATIENCE;
+
+pub struct Follower {
+    pub source: Kubernetes,
+    pub objects: Objects,
+    /// How often objects changed.
+    pub changes: usize,
+}
+
+/// Waits that suit a test.
+pub fn config(access: Access, directory: Option<&Path>) -> Config {
+    Config {
+        pace: Pace {
+            pause_min: Duration::from_millis(5),
+            pause_max: Duration::from_millis(100),
+            doubt: Duration::from_millis(50),
+            missing: Duration::from_millis(100),
+            watch: Duration::from_secs(30),
+        },
+        copy_each: Duration::ZERO,
+        denied_patience: Duration::from_millis(200),
+        ..Config::new("a", access, directory.map(PathBuf::from))
+    }
+}
+
+/// Without credentials.
+pub fn access(servers: &[String]) -> Access {
+    Access {
+        servers: servers.iter().map(|url| url.parse().unwrap()).collect(),
+        kubeconfig: None,
+        service_account: SERVICE_ACCOUNT.into(),
+    }
+}
+
+impl Follower {
+    /// Begins, up to the first objects.
+    pub async fn start(config: Config) -> Result<Self, KubernetesError> {
+        let mut source = Kubernetes::start(config).await?;
+        let mut objects = Objects::default();
+        tokio::time::timeout(PATIENCE, source.first(&mut objects)).await.expect("the first objects")?;
+        let mut follower = Self {
+            source,
+            objects,
+            changes: 0,
+        };
+        follower.note();
+        Ok(follower)
+    }
+
+    /// The state, if there is one.
+    pub fn state(&self) -> Option<proto::State> {
+        let options = Options {
+            mode: Mode::Cluster,
+            pod_views: false,
+            ..Options::default()
+        };
+        let state = resolve(&self.objects, "a", &options).ok()?.state;
+        ValidState::try_from(state.clone()).expect("fastpath would take it");
+        Some(state)
+    }
+
+    fn note(&mut self) {
+        if self.state().is_some() {
+            self.source.in_force(&self.objects);
+        }
+    }
+
+    async fn step(&mut self) {
+        if self.source.next(&mut self.objects).await == News::Changed {
+            self.changes += 1;
+            self.note();
+        }
+    }
+
+    /// Follows until it is so.
+    pub async fn until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let waited = tokio::time::timeout(PATIENCE, async {
+            while !is_so(self) {
+                self.step().await;
+            }
+        });
+        if waited.await.is_err() {
+            panic!("{what}: never; {:?}\n{:#?}", self.source.condition(), self.state());
+        }
+    }
+
+    /// Follows until the state is so.
+    pub async fn until_state(&mut self, what: &str, is_so: impl Fn(&proto::State) -> bool) {
+        self.until(what, |follower| follower.state().is_some_and(|state| is_so(&state))).await;
+    }
+
+    /// Follows for a while, however it is.
+    pub async fn for_a_while(&mut self, time: Duration) {
+        let _ = tokio::time::timeout(time, async {
+            loop {
+                self.step().await;
+            }
+        })
+        .await;
+    }
+
+    /// What is wrong, in one text.
+    pub fn problems(&self) -> String {
+        self.source.condition().problems.join("\n")
+    }
+}
