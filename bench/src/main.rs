@@ -3,7 +3,6 @@
 
 mod binding;
 mod live;
-mod meminfo;
 mod memory;
 mod peer;
 mod pipeline;
@@ -88,7 +87,7 @@ fn run(command: &Command) -> Result<()> {
                 return print_json(&pipeline::send(args, packets)?);
             }
             let line = pipeline::run(args)?;
-            if args.json {
+            if args.form.json {
                 return print_json(&line);
             }
             print_json(&line)?;
@@ -122,7 +121,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Memory(args) => {
             args.refuse()?;
             memory::run(args, |line| {
-                if args.json {
+                if args.form.json {
                     return print_json(line);
                 }
                 line.print();

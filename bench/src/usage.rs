@@ -1,4 +1,4 @@
-//! What was asked for and can't be: one line, exit code 2.
+//! What can be asked for, and what can't be: one line, exit code 2.
 
 /// Why a command line is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +11,17 @@ impl std::fmt::Display for Usage {
 }
 
 impl std::error::Error for Usage {}
+
+/// What is asked of every command that measures in memory.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Form {
+    /// Seed of all that is random: order, rules, hashes, the workers' choices.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// JSON, a line for each result, where there is another form.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
 
 /// Refuses a flag whose value is not of `first..=last`.
 pub(crate) fn within(

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use ::machine::HugePages;
 use anyhow::{Context as _, Result};
 
 use super::dialogue::Dialogue;
 use super::forwarder::{Books, Forwarder};
 use super::lab::Lab;
-use super::machine::{self, FORWARDER_CPU, HugePages};
+use super::machine::{self, FORWARDER_CPU};
 
 /// A program that forwards in a lab of its own, whose node forwards nothing else to these pods.
 #[derive(Debug)]
@@ -61,8 +62,9 @@ impl Other {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        if command.status().is_ok_and(|status| status.success()) {
-            return Ok(target.join("release").join(self.program));
+        let program = target.join("release").join(self.program);
+        if command.status().is_ok_and(|status| status.success()) && program.is_file() {
+            return Ok(program);
         }
         Err(format!(
             "it does not build; `apt-get install libelf-dev zlib1g-dev pkg-config clang m4`, then \

@@ -1,4 +1,4 @@
-//! A forwarder of another program: a child in a lab that is told what to do on its standard input and says what it did.
+//! A forwarder of another program: a child that is told what to do on its standard input and says what it did.
 
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The child, ended when this is dropped.
 #[derive(Debug)]
@@ -43,6 +43,11 @@ impl Dialogue {
             stdin,
             lines,
         })
+    }
+
+    /// Of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn say(&mut self, words: &str) -> Result<()> {

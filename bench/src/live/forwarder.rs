@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
+use ::machine::HugePages;
 use anyhow::Result;
 use fastpath::status::{PortRow, ReasonRow, Status};
 use serde::Serialize;
 
 use super::lab::Lab;
-use super::machine::{self, HugePages};
+use super::machine;
 
 /// What a forwarder says of one run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

@@ -1,15 +1,12 @@
-//! What the machine gives: programs, CPUs, priority, huge pages. What is taken is given back.
+//! What the machine gives: programs, CPUs, priority. What is taken is given back.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use anyhow::{Context as _, Result, bail};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::{Pid, geteuid};
-
-use crate::meminfo::meminfo;
 
 /// The CPU that forwards.
 pub(crate) const FORWARDER_CPU: usize = 0;
@@ -18,7 +15,6 @@ pub(crate) const SOURCE_CPU: usize = 1;
 
 /// Niceness of everything that takes part.
 const RAISED: &str = "-15";
-const HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
 
 /// Fails without root: namespaces are made.
 pub(crate) fn require_root() -> Result<()> {
@@ -101,13 +97,6 @@ pub(crate) fn package_version(package: &str) -> Option<String> {
 pub(crate) fn kernel_release() -> String {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     release.trim().to_owned()
-}
-
-/// Load average of the last minute.
-pub(crate) fn load() -> f64 {
-    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let first = text.split_ascii_whitespace().next();
-    first.and_then(|load| load.parse().ok()).unwrap_or_default()
 }
 
 /// This session's weight among all, raised while this is alive: source, forwarders and sinks alike.
@@ -239,85 +228,4 @@ pub(crate) fn succeed(command: &mut Command) -> Result<Output> {
         bail!("{shown}: {}: {}", output.status, said.trim());
     }
     Ok(output)
-}
-
-/// Huge pages added for a forwarder, taken away again when this is dropped, or, after a kill, by the next run.
-#[derive(Debug)]
-pub(crate) struct HugePages {
-    added: u64,
-    /// Says how many, for the next run; there while they are.
-    note: PathBuf,
-}
-
-/// What runs added: a file for each time, named after the process.
-const NOTES: &str = "/run/ringway-bench";
-
-/// Takes away the huge pages of runs that were killed.
-pub(crate) fn remove_stale_pages() -> Result<()> {
-    for entry in fs::read_dir(NOTES).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some((pid, _)) = name.split_once('-') else {
-            continue;
-        };
-        if Path::new("/proc").join(pid).exists() {
-            continue;
-        }
-        let added: u64 = fs::read_to_string(entry.path())?.trim().parse().unwrap_or(0);
-        eprintln!("bench: taking away {added} huge pages of a run that was killed");
-        drop(HugePages {
-            added,
-            note: entry.path(),
-        });
-    }
-    Ok(())
-}
-
-impl HugePages {
-    /// Adds pages of 2 MiB until so many are free.
-    pub(crate) fn reserve(wanted: u64) -> Result<Self> {
-        let before = count()?;
-        let free = meminfo("HugePages_Free")?;
-        let asked = wanted.saturating_sub(free);
-        let note = Path::new(NOTES).join(format!(
-            "{}-{}",
-            std::process::id(),
-            // Relaxed: a number that nobody else has is all that is wanted.
-            NOTE.fetch_add(1, Relaxed)
-        ));
-        if asked == 0 {
-            return Ok(Self { added: 0, note });
-        }
-        fs::create_dir_all(NOTES).with_context(|| format!("making {NOTES}"))?;
-        fs::write(&note, asked.to_string()).with_context(|| format!("writing {}", note.display()))?;
-        let mut pages = Self { added: 0, note };
-        fs::write(HUGE_PAGES, (before + asked).to_string())
-            .with_context(|| format!("writing {HUGE_PAGES}"))?;
-        pages.added = count()?.saturating_sub(before);
-        if pages.added < asked {
-            bail!("the machine gave {} of {asked} huge pages", pages.added);
-        }
-        Ok(pages)
-    }
-}
-
-/// Number of the next note of this process.
-static NOTE: AtomicU64 = AtomicU64::new(0);
-
-impl Drop for HugePages {
-    fn drop(&mut self) {
-        if self.added > 0 {
-            let Ok(now) = count() else { return };
-            if let Err(error) = fs::write(HUGE_PAGES, now.saturating_sub(self.added).to_string()) {
-                eprintln!("bench: {} huge pages are left: {error}", self.added);
-                return;
-            }
-        }
-        // Where none were added there is no note.
-        let _ = fs::remove_file(&self.note);
-    }
-}
-
-fn count() -> Result<u64> {
-    let text = fs::read_to_string(HUGE_PAGES).with_context(|| format!("reading {HUGE_PAGES}"))?;
-    Ok(text.trim().parse()?)
 }

@@ -2,9 +2,8 @@
 
 mod binding;
 mod compare;
-mod dialogue;
+pub(crate) mod dialogue;
 mod forwarder;
-pub(crate) mod interrupt;
 mod lab;
 pub(crate) mod machine;
 mod sink;
@@ -17,6 +16,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
+use ::machine::{Interrupt, load as load_now};
 use anyhow::Result;
 use serde::Serialize;
 
@@ -24,7 +24,6 @@ use crate::usage::Usage;
 use binding::Binding;
 use compare::{Ratio, Side};
 use forwarder::{Forwarder, Kernel, Ringway};
-use interrupt::Interrupt;
 use sink::Arrival;
 use source::{Load, Route};
 use stream::Stream;
@@ -150,13 +149,12 @@ pub(crate) fn run(args: &Args) -> Result<Line> {
     interrupt.check()?;
     let _priority = machine::Priority::raise();
     lab::remove_stale(&programs)?;
-    machine::remove_stale_pages()?;
-    let before = machine::load();
+    let before = load_now();
     let mut line = match args.case {
         Case::Tcp1 => streams(args, &programs, &interrupt)?,
         _ => packets(args, &programs, &interrupt)?,
     };
-    line.load = [before, machine::load()];
+    line.load = [before, load_now()];
     Ok(line)
 }
 

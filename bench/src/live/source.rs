@@ -27,6 +27,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/source.bpf.o");
 pub(crate) const FLOWS: u32 = 64;
 /// The source port of the first flow, as in `source.bpf.c`.
 pub(crate) const FIRST_PORT: u16 = 20_000;
+/// Bytes of Ethernet, IPv4 and UDP, which the program writes: a page that comes again holds what its forwarder wrote.
+const HEADERS: usize = 14 + 20 + 8;
 /// The kernel makes and sends so many frames at a time.
 const BATCH: u32 = 64;
 /// How often a run that is to end is told so.
@@ -63,19 +65,18 @@ impl Source {
         // The signal that ends a run only has to interrupt the kernel: nobody looks at the flag.
         signal_hook::flag::register(SIGUSR1, Arc::default()).context("catching signals")?;
         let index = netns.run(|| nix::net::if_::if_nametoindex("eth0"))??;
+        let frame = frame(route, len)?;
+        let head = frame.first_chunk::<HEADERS>().context("a frame has headers")?;
         let mut object = EbpfLoader::new()
             .override_global("interface", &index, true)
             .override_global("flows", &FLOWS, true)
+            .override_global("head", &head[..], true)
             .load(OBJECT)
             .context("the program of the source")?;
         program(&mut object)?
             .load()
             .context("loading the program of the source")?;
-        Ok(Self {
-            object,
-            netns,
-            frame: frame(route, len)?,
-        })
+        Ok(Self { object, netns, frame })
     }
 
     /// Sends on a CPU of its own, while `meanwhile` runs on this thread. Gives the frames sent.
@@ -156,7 +157,6 @@ fn send(program: &Xdp, frame: &[u8], over: &AtomicBool) -> Result<()> {
 
 /// A UDP frame of `len` bytes, without a checksum: the program changes its source port.
 fn frame(route: Route, len: usize) -> Result<Vec<u8>> {
-    const HEADERS: usize = 14 + 20 + 8;
     ensure!(
         len >= HEADERS,
         "a frame of {len} bytes has no room for its headers"

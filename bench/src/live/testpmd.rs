@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::process::Command;
 
+use ::machine::HugePages;
 use anyhow::{Context as _, Result};
 
 use super::dialogue::Dialogue;
 use super::forwarder::{Books, Forwarder};
 use super::lab::Lab;
-use super::machine::{self, FORWARDER_CPU, HugePages};
+use super::machine::{self, FORWARDER_CPU};
 
 /// Debian's packages that have the program and the driver.
 pub(crate) const PACKAGES: &str = "dpdk-dev and librte-net-af-xdp23";

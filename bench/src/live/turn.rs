@@ -3,11 +3,11 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ::machine::Interrupt;
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use super::forwarder::Forwarder;
-use super::interrupt::Interrupt;
 use super::machine;
 use super::sink::{Arrival, Sink};
 use super::source::{Load, Route, Source};

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::random::Random;
 use crate::slices::{Slices, clean};
-use crate::usage::Usage;
+use crate::usage::{Form, Usage};
 use probe::{LINE_WORDS, Probe};
 
 /// Arguments of `bench memory`.
@@ -23,12 +23,8 @@ pub(crate) struct Args {
     /// How long each figure is measured.
     #[arg(long, default_value_t = 0.05)]
     pub(crate) seconds: f64,
-    /// Seed of the order in which lines are visited.
-    #[arg(long, default_value_t = 1)]
-    pub(crate) seed: u64,
-    /// One JSON line for each working set instead of a table.
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) form: Form,
 }
 
 /// What one working set in pages of one kind costs, in ticks of the time stamp counter for each line of 64 bytes, medians.
@@ -86,7 +82,10 @@ pub(crate) fn run(args: &Args, mut print: impl FnMut(&Line) -> Result<()>) -> Re
         let lines = args.working_sets().last().expect("one at least");
         let region = Region::create(memory(), lines * LINE_WORDS).context("taking the memory")?;
         for lines in args.working_sets() {
-            let probe = Probe::over(&region.words()[..lines * LINE_WORDS], &mut Random::new(args.seed));
+            let probe = Probe::over(
+                &region.words()[..lines * LINE_WORDS],
+                &mut Random::new(args.form.seed),
+            );
             print(&measure(args, &probe, region.pages().to_string(), tsc_hz))?;
         }
     }
@@ -96,7 +95,7 @@ pub(crate) fn run(args: &Args, mut print: impl FnMut(&Line) -> Result<()>) -> Re
 #[expect(clippy::cast_precision_loss, reason = "GHz and GB")]
 fn measure(args: &Args, probe: &Probe<'_>, pages: String, tsc_hz: u64) -> Line {
     let ticks = |figure: &mut dyn FnMut() -> (u64, u64)| median(args.seconds, figure);
-    let mut random = Random::new(args.seed + 1);
+    let mut random = Random::new(args.form.seed + 1);
     // What a cache that takes others' leftovers (an L3) is to hold has to be read more than once.
     for _ in 0..PASSES {
         probe.in_order();
@@ -205,8 +204,7 @@ mod tests {
         let args = Args {
             up_to: 1,
             seconds: 0.0001,
-            seed: 1,
-            json: true,
+            form: Form { seed: 1, json: true },
         };
         let mut sets = Vec::new();
         run(&args, |line| {
@@ -231,8 +229,7 @@ mod tests {
         let args = |up_to, seconds| Args {
             up_to,
             seconds,
-            seed: 1,
-            json: false,
+            form: Form { seed: 1, json: false },
         };
         assert!(args(1331, 0.05).refuse().is_ok());
         assert!(args(0, 0.05).refuse().is_err());

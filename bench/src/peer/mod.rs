@@ -7,12 +7,12 @@ mod process;
 mod switch;
 mod testpmd;
 
+use ::machine::Interrupt;
 use anyhow::{Context as _, Result};
 use fastpath::io::clock;
 use serde::Serialize;
 use std::time::Duration;
 
-use crate::live::interrupt::Interrupt;
 use crate::live::machine;
 use crate::pipeline::Case;
 use crate::pipeline::attack::Flaw;
@@ -21,7 +21,7 @@ use crate::pipeline::sizes::{FrameLen, Sizes};
 use crate::pipeline::traffic::Traffic;
 use crate::random::Random;
 use crate::slices::Slices;
-use crate::usage::Usage;
+use crate::usage::{Form, Usage};
 use testpmd::Devices;
 
 /// Who forwards.
@@ -63,12 +63,8 @@ pub(crate) struct Args {
     /// How long to measure.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// Seed of the order.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// One JSON line; there is no other form.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    pub(crate) form: Form,
 }
 
 /// The result of one run.
@@ -165,7 +161,7 @@ pub(crate) fn run(args: &Args) -> Result<Line> {
         flaw: Flaw::None,
     };
     let programs = switch::Programs::find().map_err(Missing)?;
-    let mut random = Random::new(args.seed);
+    let mut random = Random::new(args.form.seed);
     let (seen, frames) = ovs::run(
         programs,
         forwarder,

@@ -6,11 +6,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use machine::Interrupt;
 
 use super::process::{Folder, wait_for};
 use super::switch::{Programs, Switch};
 use super::{capture, flows};
-use crate::live::interrupt::Interrupt;
 use crate::pipeline::case::{Case, FIRST_REMOTE, SERVERS_MAX, node_address, node_mac};
 use crate::pipeline::expect;
 use crate::pipeline::packet::Step;

@@ -8,9 +8,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use machine::HugePages;
 
 use super::process::{Folder, Process, find, mortal, switches, wait_for};
-use crate::live::machine::{HugePages, succeed};
+use crate::live::machine::succeed;
 
 /// Debian's package.
 pub(crate) const PACKAGE: &str = "openvswitch-switch-dpdk";

@@ -1,17 +1,14 @@
 //! testpmd: what it costs DPDK to take a packet in and let it out, without anything between: its `macswap` mode, memory to memory.
 
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
+use machine::{HugePages, Interrupt};
 
 use super::process::{find, mortal, switches};
-use crate::live::interrupt::Interrupt;
-use crate::live::machine::HugePages;
+use crate::live::dialogue::Dialogue;
 use crate::slices::{Slices, Took};
 
 /// Where packets come from and go to.
@@ -31,8 +28,7 @@ pub(crate) fn program() -> std::result::Result<PathBuf, String> {
 /// A running testpmd.
 #[derive(Debug)]
 struct Testpmd {
-    child: Child,
-    lines: Receiver<String>,
+    dialogue: Dialogue,
     _pages: HugePages,
 }
 
@@ -44,20 +40,20 @@ pub(crate) fn run(
     seconds: f64,
     interrupt: &Interrupt,
 ) -> Result<(Slices, u64)> {
-    let mut testpmd = Testpmd::up(program, devices, cpus)?;
-    testpmd.say("set record-core-cycles on")?;
+    let Testpmd { dialogue, .. } = &mut Testpmd::up(program, devices, cpus)?;
+    dialogue.say("set record-core-cycles on")?;
     let mut windows = Slices::default();
     let mut packets = 0;
     let end = Instant::now() + Duration::from_secs_f64(seconds);
     while Instant::now() < end || windows.len() < WINDOWS_MIN {
         interrupt.check()?;
-        let before = switches(testpmd.child.id(), WORKER)?;
-        testpmd.say("start")?;
-        testpmd.wait_for("packet forwarding packets/burst")?;
+        let before = switches(dialogue.id(), WORKER)?;
+        dialogue.say("start")?;
+        dialogue.wait_for("packet forwarding packets/burst")?;
         thread::sleep(WINDOW);
-        testpmd.say("stop")?;
-        let said = testpmd.wait_for("CPU cycles/packet=")?;
-        let after = switches(testpmd.child.id(), WORKER)?;
+        dialogue.say("stop")?;
+        let said = dialogue.wait_for("CPU cycles/packet=")?.pop().unwrap_or_default();
+        let after = switches(dialogue.id(), WORKER)?;
         let (cycles, moved) = figures(&said).with_context(|| format!("testpmd's cycles: {said:?}"))?;
         ensure!(moved > 0, "testpmd moved no packets");
         packets += moved;
@@ -68,7 +64,6 @@ pub(crate) fn run(
 
 impl Testpmd {
     fn up(program: &Path, devices: Devices<'_>, (main, worker): (usize, usize)) -> Result<Self> {
-        use std::os::unix::process::CommandExt as _;
         let pages = HugePages::reserve(MEMORY_MIB / 2 + 16).context("huge pages for testpmd")?;
         let devices = match devices {
             Devices::Null(bytes) => [0, 1].map(|number| format!("net_null{number},size={bytes},copy=1")),
@@ -98,65 +93,14 @@ impl Testpmd {
         }
         command.args(["--", "-i", "--forward-mode=macswap", "--nb-cores=1", "--burst=32"]);
         command.arg(format!("--total-num-mbufs={MBUFS}"));
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .context("starting testpmd")?;
-        let stdout = child.stdout.take().context("testpmd's output")?;
-        let (sender, lines) = channel();
-        thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        let mut testpmd = Self {
-            child,
-            lines,
-            _pages: pages,
-        };
+        let mut dialogue = Dialogue::start("testpmd", &mut command)?;
         // Interactive mode says nothing when it is ready, but answers when it is.
-        testpmd.say("show port summary all")?;
-        testpmd.wait_for("Number of available ports: 2")?;
-        Ok(testpmd)
-    }
-
-    fn say(&mut self, words: &str) -> Result<()> {
-        let stdin = self.child.stdin.as_mut().context("testpmd listens")?;
-        writeln!(stdin, "{words}").context("telling testpmd")?;
-        stdin.flush().context("telling testpmd")
-    }
-
-    /// The line that has `awaited`.
-    fn wait_for(&self, awaited: &str) -> Result<String> {
-        let mut said = Vec::new();
-        loop {
-            match self.lines.recv_timeout(PATIENCE) {
-                Ok(line) if line.contains(awaited) => return Ok(line),
-                Ok(line) => said.push(line),
-                Err(_) => bail!("testpmd did not say {awaited:?}, but:\n{}", said.join("\n")),
-            }
-        }
-    }
-}
-
-impl Drop for Testpmd {
-    fn drop(&mut self) {
-        let _ = self.say("quit");
-        drop(self.child.stdin.take());
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        dialogue.say("show port summary all")?;
+        dialogue.wait_for("Number of available ports: 2")?;
+        Ok(Self {
+            dialogue,
+            _pages: pages,
+        })
     }
 }
 
@@ -178,7 +122,6 @@ const MBUFS: u32 = 262_144;
 const MEMORY_MIB: u64 = 1000;
 const WINDOW: Duration = Duration::from_millis(1);
 const WINDOWS_MIN: usize = 5;
-const PATIENCE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {

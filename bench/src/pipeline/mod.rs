@@ -23,16 +23,16 @@ use fastpath::io::clock;
 use fastpath::shared::{Shared, SharedConfig};
 use fastpath::snapshot::Snapshot;
 use flowtable::{Config, Memory, Quiescence, TableV4};
+use machine::ensure_available;
 use serde::Serialize;
 
 pub(crate) use case::Case;
 pub(crate) use packet::{ChecksumFill, Family, Transport};
 pub(crate) use sizes::FrameLen;
 
-use crate::meminfo::ensure_available;
 use crate::random::Random;
 use crate::slices::{Slices, clean};
-use crate::usage::{Usage, measurable, within};
+use crate::usage::{Form, Usage, measurable, within};
 use attack::{Attack, FRAGMENT_UNIT, Flaw};
 use cluster::Cluster;
 use packet::Step;
@@ -103,12 +103,8 @@ pub(crate) struct Args {
     /// clock is the bench's.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) packets: Option<u64>,
-    /// Seed of the order and of the workers' choices.
-    #[arg(long, default_value_t = 1)]
-    pub(crate) seed: u64,
-    /// One JSON line instead of text.
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) form: Form,
 }
 
 /// The result of one run.
@@ -315,7 +311,7 @@ fn snapshot(args: &Args) -> Result<(Arc<Shared>, Snapshot)> {
         seats: args.workers,
         connections_v4,
         connections_v6,
-        seed: u128::from(args.seed),
+        seed: u128::from(args.form.seed),
     };
     let shared = Shared::new(&config, Arc::new(snapshot.clone()))?;
     Ok((shared, snapshot))
@@ -418,7 +414,7 @@ fn prepare(args: &Args, shared: &Arc<Shared>, snapshot: &Snapshot, seat: usize) 
     if args.case != Case::IoFloor {
         turns = rig.establish(turns)?;
     }
-    let mut random = Random::new(args.seed + seat as u64);
+    let mut random = Random::new(args.form.seed + seat as u64);
     let count = turns.len() as u32;
     let order = match args.dist {
         Distribution::Uniform => random.permutation(count),
@@ -433,7 +429,7 @@ fn prepare(args: &Args, shared: &Arc<Shared>, snapshot: &Snapshot, seat: usize) 
 fn other_secret(args: &Args) -> Result<Arc<TableV4>> {
     let config = Config {
         capacity: OTHER_FAMILY,
-        seed: !u128::from(args.seed),
+        seed: !u128::from(args.form.seed),
         user_words: 0,
     };
     Ok(TableV4::create(config, Memory::Anonymous, &Quiescence::new(1))?)
@@ -447,7 +443,7 @@ fn begin(rig: &mut Rig, args: &Args, attack: Attack, turns: &[Turn]) {
             turn.flow = flow;
         }
     }
-    Random::new(args.seed).shuffle(&mut sent);
+    Random::new(args.form.seed).shuffle(&mut sent);
     rig.attack(attack, &sent);
 }
 

@@ -20,8 +20,7 @@ fn args(case: Case, l4: Transport) -> Args {
         workers: 1,
         seconds: 1e-6,
         packets: None,
-        seed: 3,
-        json: true,
+        form: Form { seed: 3, json: true },
     }
 }
 

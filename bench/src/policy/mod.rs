@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::random::Random;
 use crate::slices::{Slices, clean};
-use crate::usage::{Usage, measurable, within};
+use crate::usage::{Form, Usage, measurable, within};
 use rules::{ENDPOINT, PORT, Peers, Rule, Tuple, linear};
 
 /// Who judges.
@@ -52,15 +52,11 @@ pub(crate) struct Args {
     /// How long to measure.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// Seed of rules and tuples.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    #[command(flatten)]
+    pub(crate) form: Form,
     /// Write rules, tuples and what was said of each, for a peer to judge too.
     #[arg(long, value_name = "FILE")]
     dump: Option<PathBuf>,
-    /// One JSON line; there is no other form.
-    #[arg(long)]
-    json: bool,
 }
 
 /// The result of one run.
@@ -105,7 +101,7 @@ impl Args {
 
 /// Compiles, checks, measures.
 pub(crate) fn run(args: &Args) -> Result<Line> {
-    let mut random = Random::new(args.seed);
+    let mut random = Random::new(args.form.seed);
     let rules = rules::rules(args.rules, args.peers, &mut random);
     let tuples = rules::tuples(args.tuples, &rules, &mut random);
     let state =
@@ -296,9 +292,8 @@ mod tests {
             batch: BATCH_MAX,
             implementation: Implementation::Ringway,
             seconds: 1e-6,
-            seed: 7,
+            form: Form { seed: 7, json: true },
             dump: None,
-            json: true,
         }
     }
 

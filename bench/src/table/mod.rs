@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::random::Random;
 use crate::slices::{Slices, clean};
-use crate::usage::{Usage, measurable, within};
+use crate::usage::{Form, Usage, measurable, within};
 use contender::{Contender, Hand, Key, keys_of, nobodys};
 
 /// What is done to the table.
@@ -63,12 +63,8 @@ pub(crate) struct Args {
     /// How long to measure.
     #[arg(long, default_value_t = 2.0)]
     pub(crate) seconds: f64,
-    /// Seed of the order and, where it can be given, of the hash.
-    #[arg(long, default_value_t = 1)]
-    pub(crate) seed: u64,
-    /// One JSON line; there is no other form.
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) form: Form,
 }
 
 /// The result of one run. An op is a lookup, or for churn a connection replaced.
@@ -131,7 +127,7 @@ fn contest<C: Contender>(args: &Args) -> Result<Line> {
     } else {
         0
     };
-    let contender = C::create(args.flows + spare as u32, args.threads, args.seed)?;
+    let contender = C::create(args.flows + spare as u32, args.threads, args.form.seed)?;
     let barrier = Barrier::new(args.threads);
     let slices: Vec<Slices> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..args.threads)
@@ -163,7 +159,7 @@ fn work(args: &Args, hand: &mut impl Hand, thread: usize, barrier: &Barrier) -> 
     // All are in before anyone looks; whoever failed must not keep the others waiting.
     barrier.wait();
     filled?;
-    let mut random = Random::new(args.seed + 1 + thread as u64);
+    let mut random = Random::new(args.form.seed + 1 + thread as u64);
     let mut slices = Slices::default();
     let goes_on = |end: Instant, slices: &Slices| Instant::now() < end || slices.len() < SLICES_MIN;
     let time = Duration::from_secs_f64(args.seconds);
@@ -304,8 +300,7 @@ mod tests {
                         threads,
                         implementation: *implementation,
                         seconds: 1e-6,
-                        seed: 1,
-                        json: true,
+                        form: Form { seed: 1, json: true },
                     };
                     if args.refuse().is_err() {
                         assert_eq!((*implementation, threads), (Implementation::Hashbrown, 2));

@@ -21,7 +21,7 @@ use fastpath::snapshot::Snapshot;
 use hdrhistogram::Histogram;
 
 use crate::slices;
-use crate::usage::{Usage, measurable, within};
+use crate::usage::{Form, Usage, measurable, within};
 use feed::{Costs, Feed};
 pub(crate) use report::Line;
 use rig::{Rig, Seen};
@@ -74,12 +74,8 @@ pub(crate) struct Args {
     /// How long to measure, half of it with changes.
     #[arg(long, default_value_t = 10.0)]
     pub(crate) seconds: f64,
-    /// Seed of the order and of the workers' choices.
-    #[arg(long, default_value_t = 1)]
-    pub(crate) seed: u64,
-    /// One JSON line instead of text.
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) form: Form,
 }
 
 impl Args {
@@ -170,7 +166,7 @@ pub(crate) fn run(args: &Args) -> Result<Line> {
         seats: args.workers,
         connections_v4: connections,
         connections_v6: 64,
-        seed: u128::from(args.seed),
+        seed: u128::from(args.form.seed),
     };
     let snapshot = Arc::new(snapshot);
     let shared = Shared::new(&config, Arc::clone(&snapshot))?;
@@ -260,7 +256,7 @@ fn conduct(stage: &Stage) {
 fn prepare(args: &Args, shared: &Arc<Shared>, snapshot: &Snapshot, seat: usize) -> Result<Rig> {
     let mut rig = Rig::new(args.map(), shared, snapshot, seat, args.workers)?;
     let share = |seat: usize| (u64::from(args.flows) * seat as u64 / args.workers as u64) as u32;
-    rig.establish(share(seat)..share(seat + 1), args.seed + seat as u64)?;
+    rig.establish(share(seat)..share(seat + 1), args.form.seed + seat as u64)?;
     Ok(rig)
 }
 

@@ -14,8 +14,7 @@ fn args(event: Event) -> Args {
         clients: 4,
         workers: 1,
         seconds: 0.01,
-        seed: 3,
-        json: true,
+        form: Form { seed: 3, json: true },
     }
 }
 

@@ -4,8 +4,9 @@ use std::fs;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
+use machine::{Interrupt, load, meminfo};
 
-use super::machine::{self, Interrupt};
+use super::machine::describe;
 use super::row::{Outcome, markdown};
 use super::{Options, Part, forwarders, live, pipeline, plot, policy, program, table, updates};
 
@@ -51,15 +52,15 @@ impl Plan {
 pub(crate) fn run(options: &Options) -> Result<bool> {
     let started = Instant::now();
     let program = program()?;
-    let machine = machine::describe()?;
-    let before = machine::load();
+    let machine = describe()?;
+    let before = load();
     let mut plan = Plan {
         quick: options.quick,
         large: options.large,
         interrupt: Interrupt::catch()?,
     };
     let mut too_little = None;
-    if plan.large && machine::memory("MemAvailable")? < LARGE_KIB {
+    if plan.large && meminfo("MemAvailable")? < LARGE_KIB {
         plan.large = false;
         too_little = Some(format!(
             "10,000,000 flows: {} GiB of memory have to be available",
@@ -132,7 +133,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     }
     println!(
         "# load {before} before and {} after; took {} s",
-        machine::load(),
+        load(),
         started.elapsed().as_secs()
     );
     Ok(failed.is_empty())

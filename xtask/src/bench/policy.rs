@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+use machine::HugePages;
 use serde::Deserialize;
 
 use super::compare::{Plan, progress};
-use super::machine::HugePages;
 use super::row::{Outcome, Row, thousands};
 use super::{output, peer, target};
 

@@ -8,11 +8,14 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// Whether a signal asked for the end. Cheap to copy; every loop that waits looks at it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Interrupt(Arc<AtomicBool>);
+pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
     /// From here on SIGINT, SIGTERM and SIGHUP end the run in order.
-    pub(crate) fn catch() -> Result<Self> {
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn catch() -> Result<Self> {
         let flag = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             signal_hook::flag::register(signal, Arc::clone(&flag)).context("catching signals")?;
@@ -20,8 +23,11 @@ impl Interrupt {
         Ok(Self(flag))
     }
 
-    /// Fails once a signal came.
-    pub(crate) fn check(&self) -> Result<()> {
+    /// Looks.
+    ///
+    /// # Errors
+    /// Once a signal came.
+    pub fn check(&self) -> Result<()> {
         // Relaxed: nothing else is published with it.
         if self.0.load(Relaxed) {
             bail!("interrupted");
@@ -30,7 +36,7 @@ impl Interrupt {
     }
 
     /// Whether a signal came.
-    pub(crate) fn came(&self) -> bool {
+    pub fn came(&self) -> bool {
         self.0.load(Relaxed)
     }
 }

@@ -5,7 +5,10 @@ use std::fs;
 use anyhow::{Context as _, Result, ensure};
 
 /// A figure of `/proc/meminfo`: kilobytes, or a count.
-pub(crate) fn meminfo(name: &str) -> Result<u64> {
+///
+/// # Errors
+/// When there is none of that name.
+pub fn meminfo(name: &str) -> Result<u64> {
     let text = fs::read_to_string("/proc/meminfo")?;
     let line = text
         .lines()
@@ -14,8 +17,11 @@ pub(crate) fn meminfo(name: &str) -> Result<u64> {
     Ok(line.split_whitespace().next().unwrap_or_default().parse()?)
 }
 
-/// Refuses what takes more than is available: swapping measures the disk.
-pub(crate) fn ensure_available(bytes: u64) -> Result<()> {
+/// Asks whether so many bytes are available: swapping measures the disk.
+///
+/// # Errors
+/// When they are not.
+pub fn ensure_available(bytes: u64) -> Result<()> {
     let available = meminfo("MemAvailable")? << 10;
     ensure!(
         bytes <= available,
@@ -24,6 +30,13 @@ pub(crate) fn ensure_available(bytes: u64) -> Result<()> {
         available >> 20
     );
     Ok(())
+}
+
+/// Threads that wanted a CPU, on average over the last minute.
+pub fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let first = text.split_ascii_whitespace().next();
+    first.and_then(|load| load.parse().ok()).unwrap_or_default()
 }
 
 #[cfg(test)]
