@@ -55,7 +55,7 @@ pub(crate) use fragments::{FragmentNote, FragmentOutcome};
 pub(crate) use hit::idle_ms;
 pub(crate) use hold::Hold;
 pub(crate) use ingress::{Parsed, Place};
-pub(crate) use plain::{Decision, Gate, Gates, Lane, Ways};
+pub(crate) use plain::{Decision, Gates, Lane, Reading, Ways};
 pub(crate) use snat::Exhausted;
 
 /// The flow tables of one worker: its way to change them.

@@ -26,8 +26,10 @@ use crate::rng::Rng;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 use crate::stage::{
-    Decision, Exhausted, Flows, FragmentNote, FragmentOutcome, Gate, Gates, Hold, Pass, Ways, ingress,
+    Decision, Exhausted, Flows, FragmentNote, FragmentOutcome, Gates, Hold, Parsed, Pass, Reading, Ways,
+    ingress,
 };
+use crate::verdict::DropReason;
 
 /// How a worker is set up.
 #[derive(Clone, Copy, Debug)]
@@ -64,8 +66,6 @@ pub struct Worker<P: PacketIo, O: Observer> {
     /// What of it gates and ways are made of.
     prepared_links: usize,
     deadlines: Deadlines,
-    /// Every packet takes the general way.
-    general_only: bool,
     fragments: Tracker<FragmentOutcome, FragmentNote>,
     first: Option<(FragmentKey, FragmentOutcome)>,
     icmp_errors: IcmpErrors,
@@ -139,7 +139,6 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
             prepared: 0,
             prepared_links: 0,
             deadlines: Deadlines::new(&timeouts),
-            general_only: false,
             first: None,
             icmp_errors: IcmpErrors::default(),
             hold: Hold::default(),
@@ -175,7 +174,7 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
     /// Every packet takes the general way from now on: what tests hold the short one against.
     #[doc(hidden)]
     pub fn take_general_way_only(&mut self) {
-        self.general_only = true;
+        self.gates.close();
     }
 
     /// Its counters.
@@ -251,20 +250,20 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
     /// Takes frames from all ports, beginning with another one each time.
     fn gather(&mut self) -> usize {
         self.batch.clear();
-        let ports = self.order.len();
-        for step in 0..ports {
+        // `turn` may be past the end after a port has gone; then it is the first one's again.
+        let (before, after) = self.order.split_at(self.turn.min(self.order.len()));
+        for &port in after.iter().chain(before) {
             let room = self.batch.room();
             if room == 0 {
                 break;
             }
-            let port = self.order[(self.turn + step) % ports];
             let Some(io) = self.ports[port.index()].as_mut() else {
                 continue;
             };
             let count = io.rx(&mut self.memory, &mut self.batch.frames, room);
             self.batch.push_run(port, count);
         }
-        self.turn = if ports == 0 { 0 } else { (self.turn + 1) % ports };
+        self.turn = if after.len() > 1 { self.turn + 1 } else { 0 };
         self.batch.frames.len()
     }
 
@@ -285,42 +284,39 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
     fn parse(&mut self) {
         let snapshot = self.snapshot.snapshot();
         let (v4, v6) = (self.shared.v4().view(), self.shared.v6().view());
-        let mut at = 0;
-        for run in 0..self.batch.runs.len() {
-            let (port, count) = self.batch.runs[run];
-            let gate = if self.general_only {
-                Gate::CLOSED
-            } else {
-                self.gates.gate(port, snapshot)
+        if O::ACTIVE {
+            for (at, (frame, port)) in self.batch.frames.iter().zip(&self.batch.ports).enumerate() {
+                let bytes = self.memory.to_vec(frame);
+                self.observer
+                    .received(PacketNumber(self.received + at as u64), *port, &bytes);
+            }
+        }
+        let Batch {
+            runs, frames, lanes, ..
+        } = &mut *self.batch;
+        let reading = Reading {
+            memory: &self.memory,
+            table: &v4,
+            snapshot,
+            counters: &self.counters,
+        };
+        let plain = self.gates.read(runs, frames, lanes, &reading);
+        let others = if plain < frames.len() {
+            0..frames.len()
+        } else {
+            0..0
+        };
+        for at in others {
+            if self.batch.lanes[at].is_plain() {
+                continue;
+            }
+            let frame = &mut self.batch.frames[at];
+            let parsed = match snapshot.port(self.batch.ports[at]) {
+                Some(port) => ingress::admit(&mut self.memory, frame, port, snapshot),
+                None => Parsed::Drop(DropReason::PortGone),
             };
-            if O::ACTIVE {
-                for at in at..at + count {
-                    let bytes = self.memory.to_vec(&self.batch.frames[at]);
-                    self.observer
-                        .received(PacketNumber(self.received + at as u64), port, &bytes);
-                }
-            }
-            let Batch { frames, lanes, .. } = &mut *self.batch;
-            let (frames, lanes) = (&mut frames[at..at + count], &mut lanes[at..at + count]);
-            let (plain, bytes) = self.gates.read(&gate, &self.memory, frames, lanes, &v4, snapshot);
-            let others = if plain < count { at..at + count } else { at..at };
-            for at in others {
-                if self.batch.lanes[at].is_plain() {
-                    continue;
-                }
-                let frame = &mut self.batch.frames[at];
-                let parsed = match snapshot.port(port) {
-                    Some(port) => ingress::admit(&mut self.memory, frame, port, snapshot),
-                    None => ingress::Parsed::Drop(crate::verdict::DropReason::PortGone),
-                };
-                let head = self.memory.bytes(&self.batch.frames[at]);
-                self.batch.push_parsed(parsed, head, &v4, &v6);
-            }
-            if let Some(counters) = self.counters.port(port) {
-                counters.rx_frames.add(count as u64);
-                counters.rx_bytes.add(bytes);
-            }
-            at += count;
+            let head = self.memory.bytes(&self.batch.frames[at]);
+            self.batch.push_parsed(parsed, head, &v4, &v6);
         }
         self.batch.look_up(&v4, &v6);
     }

@@ -25,7 +25,7 @@ mod prospects;
 mod replay;
 mod way;
 
-pub(crate) use gate::{Gate, Gates};
+pub(crate) use gate::{Gates, Reading};
 pub(crate) use lane::Lane;
 pub(crate) use open::Decision;
 pub(crate) use way::Ways;
