@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use crossbeam::queue::ArrayQueue;
+use crossbeam::utils::CachePadded;
 use flowtable::{Config, CreateError, Memory, Quiescence, SnapshotCell, TableV4, TableV6};
 
 use crate::fragment::board::Board;
@@ -20,7 +21,7 @@ pub struct Shared {
     v6: Arc<TableV6>,
     snapshot: Arc<SnapshotCell<Snapshot>>,
     quiescence: Arc<Quiescence>,
-    heartbeats: Box<[AtomicU64]>,
+    heartbeats: Box<[CachePadded<AtomicU64>]>,
     wanted: ArrayQueue<IpAddr>,
     wanted_waker: Waker,
     unanswered: Unanswered,
@@ -75,7 +76,9 @@ impl Shared {
             Board::new(datagrams, of_source, timeout_ns, v4.hash(&[0; 2]).value())
         });
         let snapshot = Arc::new(SnapshotCell::new(&quiescence, first));
-        let heartbeats = (0..quiescence.workers_max()).map(|_| AtomicU64::new(0)).collect();
+        let heartbeats = (0..quiescence.workers_max())
+            .map(|_| CachePadded::default())
+            .collect();
         Arc::new(Self {
             wanted: ArrayQueue::new(WANTED_MAX),
             wanted_waker: Waker::new().expect("a descriptor for an eventfd"),
