@@ -1,13 +1,15 @@
 //! Lookup: each packet of the batch, in the order received, to its entry or to classification.
 //!
 //! Reads the batch's keys and the records that probably have them, which are on their way.
-//! Sets nothing. Verdicts: those of ingress, told here so that all come in order.
+//! Sets nothing. Verdicts: those of ingress, told here so that all come in order; drop `spoofed-source`, `tunnel-spoofed` for plain
+//! packets that have no entry, as classification gives it to others.
 
+use flowtable::FlowRef;
 use wire::packet::Family;
 
-use super::{Inbound, NOTHING, Parsed, Pass, Place, Table, ingress};
+use super::{Inbound, Lane, NOTHING, Parsed, Pass, Place, Table, ingress};
 use crate::batch::{Batch, Lookup};
-use crate::flow::key::{V4, V6};
+use crate::flow::key::{Family as _, V4, V6};
 use crate::io::Frame;
 use crate::observe::{Observer, PacketNumber};
 use crate::port::PortId;
@@ -19,9 +21,11 @@ impl<O: Observer> Pass<'_, O> {
         let mut next = Next::default();
         let mut prospects = None;
         while next.frame < batch.frames.len() {
-            let replayed = self.replay_run(batch, next.frame);
-            self.counters.replayed.add(replayed as u64);
-            next.frame += replayed;
+            if batch.lanes[next.frame].may_be_steady() {
+                let replayed = self.replay_run(batch, next.frame);
+                self.counters.replayed.add(replayed as u64);
+                next.frame += replayed;
+            }
             let opened = self.open_run(batch, next.frame, &mut prospects);
             next.frame += opened;
             if opened == 0 && next.frame < batch.frames.len() {
@@ -40,7 +44,7 @@ impl<O: Observer> Pass<'_, O> {
         let number = PacketNumber(self.first_number + at as u64);
         let lane = &batch.lanes[at];
         if lane.is_plain() {
-            return self.not_steady(frame, number, port, &lane.lookup());
+            return self.not_steady(frame, number, port, lane);
         }
         let parsed = batch.parsed[next.parsed];
         next.parsed += 1;
@@ -70,16 +74,28 @@ impl<O: Observer> Pass<'_, O> {
         }
     }
 
-    /// A plain packet that the short way does not serve takes the general way from its start.
-    pub(super) fn not_steady(
-        &mut self,
-        frame: Frame,
-        number: PacketNumber,
-        port: PortId,
-        lookup: &Lookup<'_, 2>,
-    ) {
+    /// A plain packet that the short way does not serve takes the general way from its start, but for one that has no entry and comes from
+    /// who may not send it: its key is all that this needs.
+    fn not_steady(&mut self, frame: Frame, number: PacketNumber, port: PortId, lane: &Lane) {
+        let Lookup { key, hash } = lane.lookup();
+        // Asked now: an earlier packet of the batch may have made the entry, or the candidate may have another key.
+        let found = self.v4.lookup(key, hash);
+        if found.is_none() {
+            let from = V4::tuple(key);
+            if let Err(reason) = self.source_is_right(from.zone.ingress(), from.src) {
+                self.remember_drop(port, reason, None, |_| from);
+                return self.drop_frame(frame, number, reason, NOTHING);
+            }
+        }
         if let Some((frame, place)) = self.admit_plain(frame, number, port) {
-            self.packet::<V4, 2, 8>(frame, number, port, place, lookup);
+            let inbound = Inbound {
+                frame,
+                number,
+                port,
+                place,
+                hash: hash.value(),
+            };
+            self.found_or_not::<V4, 2, 8>(inbound, found);
         }
     }
 
@@ -148,15 +164,25 @@ impl<O: Observer> Pass<'_, O> {
         }
         // Asked now: an earlier packet of the batch may have made the entry, or the candidate may have another key.
         let found = L::writer(self.flows).table().lookup(lookup.key, lookup.hash);
+        self.found_or_not::<L, K, W>(inbound, found);
+        if is_first_fragment {
+            self.end_first_fragment();
+        }
+    }
+
+    /// To its entry, or to classification.
+    #[inline]
+    fn found_or_not<L: Table<K, W>, const K: usize, const W: usize>(
+        &mut self,
+        inbound: Inbound,
+        found: Option<FlowRef>,
+    ) {
         let missed = match found {
             Some(flow) => self.hit::<L, K, W>(inbound, flow),
             None => Err(inbound),
         };
         if let Err(inbound) = missed {
             self.classify::<L, K, W>(inbound);
-        }
-        if is_first_fragment {
-            self.end_first_fragment();
         }
     }
 }

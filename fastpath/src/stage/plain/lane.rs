@@ -50,6 +50,12 @@ impl Lane {
         self.mark.l3 != 0
     }
 
+    /// The packet is plain, and its flow probably has an entry.
+    #[inline]
+    pub(crate) const fn may_be_steady(&self) -> bool {
+        self.candidate.is_some()
+    }
+
     /// The packet is plain and opens a flow: TCP's SYN or any of UDP, of a flow that has no entry.
     #[inline]
     pub(super) fn opens(&self) -> bool {
