@@ -29,10 +29,10 @@ pub struct Link {
     pub vlan: Option<VlanTag>,
 }
 
-/// An answer, complete from its Ethernet header on.
+/// An answer, complete from its Ethernet header on, of at most `LEN_MAX` bytes.
 #[derive(Clone)]
-pub struct Answer {
-    bytes: [u8; Self::LEN_MAX],
+pub struct Answer<const LEN_MAX: usize = ANSWER_LEN_MAX> {
+    bytes: [u8; LEN_MAX],
     len: u16,
     l3_offset: u8,
 }
@@ -52,10 +52,7 @@ pub enum Reply {
     Malformed,
 }
 
-impl Answer {
-    /// The longest answer: an ICMPv6 error on a VLAN.
-    pub const LEN_MAX: usize = HEADER_LEN + TAG_LEN + ICMPV6_ERROR_LEN_MAX;
-
+impl<const LEN_MAX: usize> Answer<LEN_MAX> {
     /// The frame's bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
@@ -82,7 +79,7 @@ impl Answer {
         ether_type: EtherType,
         write: impl FnOnce(&mut [u8]) -> Option<usize>,
     ) -> Option<Self> {
-        let mut bytes = [0; Self::LEN_MAX];
+        let mut bytes = [0; LEN_MAX];
         let outer_type = if link.vlan.is_some() {
             EtherType::VLAN
         } else {
@@ -106,11 +103,14 @@ impl Answer {
     }
 }
 
-impl std::fmt::Debug for Answer {
+impl<const LEN_MAX: usize> std::fmt::Debug for Answer<LEN_MAX> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Answer({:02x?})", self.bytes())
     }
 }
+
+/// The longest answer: an ICMPv6 error on a VLAN.
+pub const ANSWER_LEN_MAX: usize = HEADER_LEN + TAG_LEN + ICMPV6_ERROR_LEN_MAX;
 
 const fn ether_type(family: Family) -> EtherType {
     match family {
@@ -130,7 +130,7 @@ mod tests {
             peer_mac: Mac([2; 6]),
             vlan: Some(VlanTag::new(42)),
         };
-        let answer = Answer::write(&link, EtherType::IPV6, |out| {
+        let answer: Answer = Answer::write(&link, EtherType::IPV6, |out| {
             out[..3].copy_from_slice(b"abc");
             Some(3)
         })

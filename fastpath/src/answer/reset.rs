@@ -6,14 +6,17 @@ use std::net::IpAddr;
 
 use wire::reply::{may_be_answered, tcp_reset, tcp_segment};
 use wire::tcp::{TcpFlags, TcpHeader};
-use wire::{IpProtocol, Packet, Port};
+use wire::{IpProtocol, Packet, Port, ethernet, ipv6, tcp};
 
 use super::{Answer, Link, ether_type};
+
+/// A reset: far shorter than other answers, and a flood can ask for many.
+pub type Reset = Answer<{ ethernet::HEADER_LEN + ethernet::TAG_LEN + ipv6::HEADER_LEN + tcp::HEADER_LEN }>;
 
 /// The reset that answers the segment of `packet`, parsed from `l3`: addresses and ports swapped; sequence number from its
 /// acknowledgement, or zero and all of it acknowledged. `None` when it is no TCP, a fragment, itself a reset, or not from one
 /// host to one.
-pub fn answer(link: &Link, packet: &Packet, l3: &[u8]) -> Option<Answer> {
+pub fn answer(link: &Link, packet: &Packet, l3: &[u8]) -> Option<Reset> {
     if !may_be_answered(packet, l3, false) {
         return None;
     }
@@ -29,7 +32,7 @@ pub fn onward(
     l3: &[u8],
     from: (IpAddr, Port),
     to: (IpAddr, Port),
-) -> Option<Answer> {
+) -> Option<Reset> {
     if packet.proto != IpProtocol::TCP || packet.fragment.is_some() {
         return None;
     }
@@ -79,7 +82,7 @@ mod tests {
     }
 
     /// Ports, seq, ack and the flags RST and ACK of an answer whose checksum is right.
-    fn read(answer: &Answer) -> (u16, u16, u32, u32, bool, bool) {
+    fn read(answer: &Reset) -> (u16, u16, u32, u32, bool, bool) {
         let packet = SlicedPacket::from_ethernet(answer.bytes()).unwrap();
         let Some(TransportSlice::Tcp(tcp)) = &packet.transport else {
             panic!("not TCP")

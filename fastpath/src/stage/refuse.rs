@@ -58,8 +58,12 @@ impl<O: Observer> Pass<'_, O> {
             Answer::TimeExceeded => Some(Problem::TimeExceeded),
             Answer::TooBig(mtu) => Some(Problem::TooBig { mtu }),
         };
-        let made = match problem {
-            None => reset::answer(&NO_LINK, &packet, l3),
+        match problem {
+            None => {
+                if let Some(made) = reset::answer(&NO_LINK, &packet, l3) {
+                    self.generate(made.l3(), back, inbound.number, inbound.hash);
+                }
+            }
             Some(problem) => {
                 let own = own_address(back, src.is_ipv4(), self.snapshot);
                 // The error has to fit the way back, which a tunnel over a small link makes narrower than 1280 bytes.
@@ -67,13 +71,13 @@ impl<O: Observer> Pass<'_, O> {
                     .saturating_sub(ERROR_HEADERS_LEN)
                     .max(QUOTED_LEN_MIN);
                 let l3 = l3.get(..room).unwrap_or(l3);
-                self.icmp_errors
-                    .answer(self.now_ns, &NO_LINK, own, &packet, l3, problem)
-                    .ok()
+                let made = self
+                    .icmp_errors
+                    .answer(self.now_ns, &NO_LINK, own, &packet, l3, problem);
+                if let Ok(made) = made {
+                    self.generate(made.l3(), back, inbound.number, inbound.hash);
+                }
             }
-        };
-        if let Some(made) = made {
-            self.generate(made.l3(), back, inbound.number, inbound.hash);
         }
     }
 
