@@ -5,6 +5,7 @@
 
 use wire::{IpProtocol, Packet, checksum::Sum, sctp, tcp, udp};
 
+use crate::io::checksum::sum;
 use crate::io::{Checksum, Frame, Memory};
 
 /// Completes the checksum of `frame` when it is partial, whose IP header is at `l3_offset` and was parsed as `packet`.
@@ -84,10 +85,13 @@ pub fn write_sctp_checksum(
 }
 
 fn sum_of(memory: &Memory, frame: &Frame, start: usize, end: usize) -> Sum {
-    let (sum, _) = pieces(memory, frame, start, end).fold((Sum::ZERO, 0), |(sum, at), piece| {
-        (sum.plus_at(Sum::of(piece), at), at + piece.len())
+    if !frame.is_chain() {
+        return sum(memory.bytes(frame).get(start..end).unwrap_or_default());
+    }
+    let (whole, _) = pieces(memory, frame, start, end).fold((Sum::ZERO, 0), |(whole, at), piece| {
+        (whole.plus_at(sum(piece), at), at + piece.len())
     });
-    sum
+    whole
 }
 
 /// The bytes from `start` to `end` of the frame, chunk by chunk.

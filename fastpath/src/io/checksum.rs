@@ -1,6 +1,39 @@
 //! Partial transport checksums: finding them, and completing them in software for ports that send without the kernel's help.
 
+#![allow(unsafe_code)]
+
+use wire::checksum::Sum;
+
 use super::{Checksum, Frame, Memory};
+
+/// As [`Sum::of`], by the widest vectors that the processor has: for packets' data, not for headers.
+#[inline]
+pub fn sum(bytes: &[u8]) -> Sum {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: the processor has what the function is compiled for. Beyond that it is safe code.
+            return unsafe { sum_avx512(bytes) };
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: as above.
+            return unsafe { sum_avx2(bytes) };
+        }
+    }
+    Sum::of(bytes)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn sum_avx512(bytes: &[u8]) -> Sum {
+    Sum::of_wide(bytes)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn sum_avx2(bytes: &[u8]) -> Sum {
+    Sum::of_wide(bytes)
+}
 
 /// What the checksum field of an Ethernet frame with TCP or UDP holds: packets from a pod's own sockets, and from those of other
 /// nodes' pods over virtual links, come with the pseudo-header's sum alone.
@@ -103,38 +136,27 @@ pub fn complete(memory: &mut Memory, frame: &mut Frame) -> bool {
     if field + 2 > frame.head_len() {
         return false;
     }
-    // The field already holds the pseudo-header's sum, so the sum over everything from `start` on is the whole one.
-    let folded = sum_from(memory, frame, start);
-    // UDP writes a sum of zero as all ones, RFC 768; for TCP both stand for the same number, RFC 1071.
-    let sum = if folded == 0xffff { 0xffff } else { !folded };
-    memory.bytes_mut(frame)[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+    // The field already holds the pseudo-header's sum, so the sum over everything from `start` on is the whole one. UDP writes a
+    // sum of zero as all ones, RFC 768; for TCP both stand for the same number, RFC 1071.
+    let checksum = sum_from(memory, frame, start).udp_checksum();
+    memory.bytes_mut(frame)[field..field + 2].copy_from_slice(&checksum.to_bytes());
     frame.checksum = Checksum::Full;
     true
 }
 
-/// The folded ones' complement sum of the frame's bytes from `start` on.
-fn sum_from(memory: &Memory, frame: &Frame, start: usize) -> u16 {
-    let (mut sum, mut skip, mut odd) = (0_u64, start, false);
+/// The sum of the frame's bytes from `start` on.
+fn sum_from(memory: &Memory, frame: &Frame, start: usize) -> Sum {
+    let (mut whole, mut skip, mut at) = (Sum::ZERO, start, 0);
     for segment in memory.segments(frame) {
         let Some(bytes) = segment.get(skip..) else {
             skip -= segment.len();
             continue;
         };
         skip = 0;
-        let mut bytes = bytes;
-        if odd && let Some((first, rest)) = bytes.split_first() {
-            (sum, bytes, odd) = (sum + u64::from(*first), rest, false);
-        }
-        let (words, rest) = bytes.as_chunks::<2>();
-        sum += words
-            .iter()
-            .map(|word| u64::from(u16::from_be_bytes(*word)))
-            .sum::<u64>();
-        if let [last] = rest {
-            (sum, odd) = (sum + (u64::from(*last) << 8), true);
-        }
+        whole = whole.plus_at(sum(bytes), at);
+        at += bytes.len();
     }
-    fold(sum)
+    whole
 }
 
 fn fold(mut sum: u64) -> u16 {
@@ -195,6 +217,21 @@ mod tests {
             }
         }
         assert!(partials > 0);
+    }
+
+    #[test]
+    fn sums_are_the_same_by_vectors_of_any_width() {
+        for len in (0..300).chain([1480, 1481, 9000]) {
+            for bytes in [vec![0xff; len], (0..len).map(|at| (at * 31 + 7) as u8).collect()] {
+                let pairs = bytes
+                    .chunks(2)
+                    .map(|pair| [pair[0], pair.get(1).copied().unwrap_or(0)]);
+                let expected = fold(pairs.map(|pair| u64::from(u16::from_be_bytes(pair))).sum());
+                assert_eq!(sum(&bytes).folded().get(), expected, "{len}");
+                assert_eq!(Sum::of(&bytes).folded().get(), expected, "{len}");
+                assert_eq!(Sum::of_wide(&bytes).folded().get(), expected, "{len}");
+            }
+        }
     }
 
     #[test]
