@@ -221,8 +221,8 @@ impl Args {
         let whole_units = |bytes: usize| (bytes - 14 - Family::V4.header_len()).is_multiple_of(FRAGMENT_UNIT);
         let why = if self.family != Family::V4 {
             Some("is of IPv4")
-        } else if self.workers > 1 || self.packets.is_some() {
-            Some("is for one worker and no --packets")
+        } else if self.workers > 1 {
+            Some("is for one worker")
         } else if attack.numbers(self.flows) > case::FLOWS_MAX {
             Some("is of fewer flows")
         } else if attack == Attack::FirstFragments
@@ -261,7 +261,10 @@ pub(crate) fn run(args: &Args) -> Result<Line> {
 /// Runs one case for `packets` packets on one worker, on the calling thread.
 pub(crate) fn send(args: &Args, packets: u64) -> Result<Sent> {
     let (shared, snapshot) = snapshot(args)?;
-    let (mut rig, _) = prepare(args, &shared, &snapshot, 0)?;
+    let (mut rig, turns) = prepare(args, &shared, &snapshot, 0)?;
+    if let Some(attack) = args.attack {
+        begin(&mut rig, args, attack, &turns);
+    }
     let packets = rig.let_in(packets);
     if args.case == Case::IoFloor {
         rig.time_floor(packets);

@@ -30,8 +30,9 @@ struct Kind {
 }
 
 impl Pool {
-    /// `count` frames of zeros in all, of each of these lengths.
+    /// `count` frames of zeros in all, of each of these lengths, which ascend.
     pub(crate) fn new(memory: &mut Memory, count: usize, lengths: &[usize]) -> Rc<RefCell<Self>> {
+        assert!(lengths.is_sorted(), "{lengths:?}");
         let of_length = |len: &usize| {
             let mut kind = Kind {
                 free: Vec::with_capacity(count),
@@ -58,9 +59,15 @@ impl Pool {
             return;
         }
         for frame in frames.drain(..) {
-            match self.kinds.iter_mut().find(|kind| kind.has(&frame)) {
-                Some(kind) => kind.back.push(frame),
-                None => memory.release(frame),
+            // Counted, not searched: lengths come in no order, and each wrong guess of a search would cost as much as a packet.
+            let shorter = self
+                .kinds
+                .iter()
+                .filter(|kind| kind.end() < end_of(&frame))
+                .count();
+            match self.kinds.get_mut(shorter) {
+                Some(kind) if kind.has(&frame) => kind.back.push(frame),
+                _ => memory.release(frame),
             }
         }
     }
@@ -74,7 +81,13 @@ impl Kind {
     /// A frame of this length, which something may have been pushed in front of.
     #[inline]
     fn has(&self, frame: &Frame) -> bool {
-        !frame.is_chain() && frame.headroom() + frame.len() == HEADROOM - METADATA_LEN + self.zeros.len()
+        !frame.is_chain() && end_of(frame) == self.end()
+    }
+
+    /// Where its frames end, see [`end_of`].
+    #[inline]
+    fn end(&self) -> usize {
+        HEADROOM - METADATA_LEN + self.zeros.len()
     }
 
     /// Moves `count` frames, of the length that they were given back with, to the end of `into`.
@@ -88,6 +101,10 @@ impl Kind {
             let frame = self.allocate(memory).expect("a frame for each packet");
             self.free.push(frame);
         }
+        if count <= FEW {
+            (0..count).for_each(|_| into.extend(self.free.pop()));
+            return;
+        }
         // By one copy of all; one by one they would be looked at, too.
         into.append(&mut self.free.split_off(self.free.len() - count));
     }
@@ -99,6 +116,12 @@ impl Kind {
         let own = self.allocate(memory).expect("a frame for each packet");
         memory.release(std::mem::replace(frame, own));
     }
+}
+
+/// Where a frame ends in its chunk, counted from the first byte of its headroom; whatever is pushed in front leaves it there.
+#[inline]
+fn end_of(frame: &Frame) -> usize {
+    frame.headroom() + frame.len()
 }
 
 /// Makes `frame` one of `len` bytes that ends where it ended.
@@ -267,3 +290,6 @@ impl PacketIo for WirePort {
         self.waiting() > 0
     }
 }
+
+/// So many frames are taken one by one: a copy of all at once costs an allocation.
+const FEW: usize = 4;
