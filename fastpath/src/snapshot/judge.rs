@@ -134,19 +134,15 @@ impl Snapshot {
         asked: &mut Asked,
     ) -> Option<(Action, RuleId)> {
         let peer = query.peer();
-        match &rules.index {
-            Some(index) => {
-                let place = place.unwrap_or_else(|| index.place(peer, index.begin(peer)));
-                index.first(query, place, |number, open| {
-                    self.matches(&rules.rules[number], open, query, peer, asked)
-                })
-            }
-            None => {
-                let mut deciding = rules.rules.iter().filter(|rule| rule.action != Action::Log);
-                let first = deciding.find(|rule| self.matches(rule, Open::Both, query, peer, asked))?;
-                Some((first.action, first.id))
-            }
+        if let Some(index) = &rules.index {
+            let place = place.unwrap_or_else(|| index.place(peer, index.begin(peer)));
+            return index.first(query, place, |number, open| {
+                self.matches(&rules.rules[number], open, query, peer, asked)
+            });
         }
+        let mut deciding = rules.rules.iter().filter(|rule| rule.action != Action::Log);
+        let first = deciding.find(|rule| self.matches(rule, Open::Both, query, peer, asked))?;
+        Some((first.action, first.id))
     }
 
     /// Does the rule match in what is open of it?

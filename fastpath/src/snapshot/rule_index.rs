@@ -70,7 +70,7 @@ impl RuleIndex {
                 match &rule.ports {
                     None => entries.push(entry(EVERY_PLACE, Open::Nothing)),
                     Some(clauses) if clauses.len() > CLAUSES_MAX => {
-                        entries.push(entry(EVERY_PLACE, Open::Ports))
+                        entries.push(entry(EVERY_PLACE, Open::Ports));
                     }
                     Some(clauses) => entries.extend(clauses.iter().map(|clause| {
                         let (places, is_all) = clause.places();
@@ -217,8 +217,9 @@ impl Ranges {
 
 impl Ports {
     fn add(&mut self, first: i32, last: i32) {
-        for at in (first & 0xffff) >> PORTS_SHIFT..=(last & 0xffff) >> PORTS_SHIFT {
-            self.0[at as usize / 64] |= 1 << (at % 64);
+        let part = |place: i32| usize::from(place.cast_unsigned() as u16 >> PORTS_SHIFT);
+        for at in part(first)..=part(last) {
+            self.0[at / 64] |= 1 << (at % 64);
         }
     }
 

@@ -226,6 +226,10 @@ impl Line {
     /// A byte for each entry, with all bits where it may match at `port`: bytes are what compilers make of a vector's lanes in
     /// the fewest steps.
     #[inline]
+    #[expect(
+        clippy::needless_bitwise_bool,
+        reason = "both are compared, of all entries at once"
+    )]
     fn at(&self, port: i32) -> u32 {
         let is_within = |at: usize| (self.first[at] <= port) & (port <= self.last[at]);
         u32::from_le_bytes(std::array::from_fn(|at| if is_within(at) { 0xff } else { 0 }))

@@ -175,6 +175,7 @@ fn up_to<'a, T: Value>(sorted: &mut &'a [(T, u32)], value: T) -> &'a [(T, u32)] 
 struct Inside(Vec<(u32, u32)>);
 
 impl Inside {
+    #[expect(clippy::stable_sort_primitive, reason = "two runs, which it merges")]
     fn begin<T>(&mut self, begun: &[(T, u32)]) {
         let known = self.0.len();
         for (_, item) in begun {
@@ -187,7 +188,6 @@ impl Inside {
                 self.0.push((*item, 1));
             }
         }
-        // Two runs: they are merged.
         self.0.sort();
     }
 
