@@ -23,6 +23,7 @@ use wire::addr::Vni;
 
 use crate::port::PortId;
 use crate::snapshot::table::{Hops, Totals};
+use crate::snapshot::vips::Vips;
 use crate::snapshot::{Bumps, RuleId, Snapshot, ThisNode};
 use crate::table::lpm::Prefixes;
 use crate::table::slots::Slots;
@@ -302,7 +303,7 @@ pub fn empty() -> Snapshot {
         pools: Prefixes::default(),
         services: Slots::default(),
         service_names: Trie::default(),
-        vips: Trie::default(),
+        vips: Vips::default(),
         vip_addresses: Trie::default(),
         service_ranges: Prefixes::default(),
         sets: Slots::default(),

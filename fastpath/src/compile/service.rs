@@ -11,7 +11,7 @@ use wire::IpProtocol;
 use super::node::missing;
 use super::{CompileError, Work, within};
 use crate::snapshot::table::{ServiceRecord, VipOwners};
-use crate::snapshot::{Backend, Service, ServiceId};
+use crate::snapshot::{Backend, NearBackends, Service, ServiceId};
 use crate::table::lpm::Prefixes;
 
 impl Work {
@@ -243,12 +243,14 @@ fn compiled(id: ServiceId, source: &valid::Service) -> Service {
             ready => ready.into(),
         }
     };
+    let eligible_v4 = eligible(true);
     Service {
         id,
-        name: source.id.clone(),
-        eligible_v4: eligible(true),
+        affinity_s: source.affinity_s,
+        near_v4: NearBackends::of(&eligible_v4),
+        eligible_v4,
         eligible_v6: eligible(false),
         listed: source.backends.iter().map(backend).collect(),
-        affinity_s: source.affinity_s,
+        name: source.id.clone(),
     }
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use contract::valid::{AddressPort, Encap, Limits, Timeouts};
+use flowtable::prefetch;
 
 use super::rule_index::RuleIndex;
 use super::table::{Claim, OnLink, UnderlayHops, tunnel_place};
@@ -256,8 +257,8 @@ impl Snapshot {
             protocol,
             port,
         };
-        let owner = self.vips.get(&place).map(|owners| owners.winner);
-        match owner.and_then(|service| self.service(service)) {
+        let winner = self.vips.winner(&place);
+        match winner.and_then(|service| self.service(service)) {
             Some(service) => VipLookup::Service(service),
             None => self.no_service(address),
         }
@@ -267,19 +268,19 @@ impl Snapshot {
     /// its way then.
     pub fn vip_each<const N: usize>(&self, places: &[AddressPort]) -> [VipLookup<'_>; N] {
         let mut found = [VipLookup::NotService; N];
-        let owners = self.vips.get_each::<N>(places);
-        for (found, owners) in found.iter_mut().zip(owners) {
-            if let Some(service) = owners.and_then(|owners| self.service(owners.winner)) {
-                *found = VipLookup::Service(service);
-            }
+        let winners = self.vips.winner_each::<N>(places);
+        let winners = &winners[..places.len().min(N)];
+        for service in winners.iter().flatten() {
+            self.services.prefetch(service.0);
         }
-        for (found, place) in found.iter_mut().zip(places) {
-            if let VipLookup::Service(service) = found {
-                // Read here, where nothing depends on it, so that the next one's is under way already.
-                std::hint::black_box(service.eligible_v4.first().map(|backend| backend.port));
-            } else {
-                *found = self.no_service(place.address);
-            }
+        for ((found, winner), place) in found.iter_mut().zip(winners).zip(places) {
+            *found = match winner.and_then(|service| self.service(service)) {
+                Some(service) => {
+                    prefetch(service);
+                    VipLookup::Service(service)
+                }
+                None => self.no_service(place.address),
+            };
         }
         found
     }

@@ -11,8 +11,9 @@ pub(crate) mod rule_index;
 mod rule_list;
 mod shard;
 pub(crate) mod table;
+pub(crate) mod vips;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 pub use contract::valid::PortKind;
@@ -165,21 +166,65 @@ pub enum VipLookup<'a> {
     NotService,
 }
 
-/// One Service port.
+/// One Service port. What most new flows need of it is its first cache line.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[repr(C, align(64))]
 pub struct Service {
     /// What verdicts and flow entries call it.
     pub id: ServiceId,
-    /// `<namespace>/<name>:<port name>`.
-    pub name: Arc<str>,
+    /// `ClientIP` affinity in seconds, 0: none.
+    pub affinity_s: u32,
     /// Backends that new flows may choose from, IPv4: the ready ones, or the serving and terminating where none is ready.
     pub eligible_v4: Arc<[Backend]>,
-    /// The same, IPv6.
+    /// The first of these.
+    pub(crate) near_v4: NearBackends,
+    /// The same as `eligible_v4`, IPv6.
     pub eligible_v6: Arc<[Backend]>,
     /// Every backend that any slice lists: established flows may stay on it.
     pub listed: Arc<[Backend]>,
-    /// `ClientIP` affinity in seconds, 0: none.
-    pub affinity_s: u32,
+    /// `<namespace>/<name>:<port name>`.
+    pub name: Arc<str>,
+}
+
+const _: () = assert!(std::mem::offset_of!(Service, eligible_v6) == 64);
+
+impl Service {
+    /// Backends that new flows may choose from, of one family.
+    #[inline]
+    pub fn eligible(&self, is_v4: bool) -> &Arc<[Backend]> {
+        if is_v4 { &self.eligible_v4 } else { &self.eligible_v6 }
+    }
+
+    /// Number `at` of those, which is below their length.
+    #[inline]
+    pub(crate) fn eligible_at(&self, is_v4: bool, at: usize) -> Backend {
+        match self.near_v4.0.get(at) {
+            Some((address, port)) if is_v4 => Backend {
+                address: (*address).into(),
+                port: *port,
+            },
+            _ => self.eligible(is_v4)[at],
+        }
+    }
+}
+
+/// Copies of the first backends of IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NearBackends([(Ipv4Addr, u16); Self::LEN]);
+
+impl NearBackends {
+    /// As many as the line has room for.
+    const LEN: usize = 6;
+
+    pub(crate) fn of(eligible_v4: &[Backend]) -> Self {
+        let mut near = [(Ipv4Addr::UNSPECIFIED, 0); Self::LEN];
+        for (near, backend) in near.iter_mut().zip(eligible_v4) {
+            if let IpAddr::V4(address) = backend.address {
+                *near = (address, backend.port);
+            }
+        }
+        Self(near)
+    }
 }
 
 /// A backend of a Service.

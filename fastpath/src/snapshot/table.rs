@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use contract::valid::{self, Action, AddressPort, Limits, Timeouts};
+use contract::valid::{self, Action, Limits, Timeouts};
 use ipnet::IpNet;
 
 use super::rule_index::RuleIndex;
+use super::vips::Vips;
 use super::{
     Adjacency, AdjacencyId, Direction, PeerId, PolicyId, PoolFlags, Port, RuleId, Service, ServiceId, Shard,
     ThisNode,
@@ -42,7 +43,7 @@ pub struct Snapshot {
     pub(crate) pools: Prefixes<PoolRecord>,
     pub(crate) services: Slots<ServiceRecord>,
     pub(crate) service_names: Trie<Arc<str>, ServiceId>,
-    pub(crate) vips: Trie<AddressPort, VipOwners>,
+    pub(crate) vips: Vips,
     /// Service ports on each VIP.
     pub(crate) vip_addresses: Trie<IpAddr, u32>,
     pub(crate) service_ranges: Prefixes<()>,

@@ -24,11 +24,7 @@ impl<O: Observer> Pass<'_, O> {
     ) -> Option<Backend> {
         let service = affine_service(vip)?;
         let (id, lasts_ms) = (service.id, lasts_ms(service));
-        let eligible = if from.dst.is_ipv4() {
-            &service.eligible_v4
-        } else {
-            &service.eligible_v6
-        };
+        let eligible = service.eligible(from.dst.is_ipv4());
         let (flow, backend) = self.affinity::<L, K, W>(from, id)?;
         let seen = L::writer(self.flows).table().record(flow).word(L::SEEN);
         let runs = idle_ms(self.now_ms, SeenWord(seen)) < lasts_ms;

@@ -337,12 +337,9 @@ fn backend<'s>(
             if let (true, Some(backend)) = (opening, question.affine) {
                 return Ok((Some(backend), Some(service)));
             }
-            let eligible = if tuple.dst.is_ipv4() {
-                &service.eligible_v4
-            } else {
-                &service.eligible_v6
-            };
-            if eligible.is_empty() {
+            let is_v4 = tuple.dst.is_ipv4();
+            let count = service.eligible(is_v4).len();
+            if count == 0 {
                 return Err(refuse(DropReason::NoEndpoints, Answer::Reject));
             }
             if !opening {
@@ -350,7 +347,7 @@ fn backend<'s>(
                 return Err(refuse(DropReason::NoFlow, Answer::Reset));
             }
             Ok((
-                Some(eligible[rng.below(eligible.len() as u32) as usize]),
+                Some(service.eligible_at(is_v4, rng.below(count as u32) as usize)),
                 Some(service),
             ))
         }

@@ -49,6 +49,14 @@ impl<T: Clone> Slots<T> {
         }
     }
 
+    /// Brings what is at `index` nearer.
+    #[inline]
+    pub fn prefetch(&self, index: u32) {
+        if let Some(slot) = self.items.get(index) {
+            flowtable::prefetch(slot);
+        }
+    }
+
     /// The thing at `index`, to be changed.
     pub fn get_mut(&mut self, index: u32) -> Option<&mut T> {
         self.get(index)?;
