@@ -25,16 +25,27 @@ impl Unanswered {
         self.count(zone).load(Relaxed) < (capacity / 4).max(SHARE_MIN)
     }
 
-    pub(crate) fn opened(&self, zone: Zone) {
-        self.count(zone).fetch_add(1, Relaxed);
+    /// One more. `is_alone`: no other worker counts, so that no locked instruction is needed.
+    #[inline]
+    pub(crate) fn opened(&self, zone: Zone, is_alone: bool) {
+        let count = self.count(zone);
+        if is_alone {
+            count.store(count.load(Relaxed) + 1, Relaxed);
+        } else {
+            count.fetch_add(1, Relaxed);
+        }
     }
 
-    /// Answered, or removed before that.
-    pub(crate) fn ended(&self, zone: Zone) {
+    /// Answered, or removed before that; `is_alone` as for [`opened`](Self::opened).
+    #[inline]
+    pub(crate) fn ended(&self, zone: Zone, is_alone: bool) {
+        let count = self.count(zone);
         // Never below zero, whoever counted first.
-        let _ = self
-            .count(zone)
-            .fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1));
+        if is_alone {
+            count.store(count.load(Relaxed).saturating_sub(1), Relaxed);
+        } else {
+            let _ = count.fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1));
+        }
     }
 
     fn count(&self, zone: Zone) -> &AtomicU32 {
@@ -64,12 +75,12 @@ mod tests {
         );
         for _ in 0..250 {
             assert!(counts.may_open(flooding, 1000));
-            counts.opened(flooding);
+            counts.opened(flooding, false);
         }
         assert!(!counts.may_open(flooding, 1000) && counts.may_open(other, 1000));
-        counts.ended(flooding);
+        counts.ended(flooding, true);
         assert!(counts.may_open(flooding, 1000));
-        counts.ended(other);
+        counts.ended(other, false);
         assert!(counts.may_open(other, 1000));
     }
 }

@@ -104,9 +104,16 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
             index: config.seat as u32,
             of: config.workers as u32,
         };
-        let flows = Flows {
-            v4: shared.v4().writer(&seat, share),
-            v6: shared.v6().writer(&seat, share),
+        let flows = if config.workers == 1 {
+            Flows {
+                v4: shared.v4().sole_writer(&seat),
+                v6: shared.v6().sole_writer(&seat),
+            }
+        } else {
+            Flows {
+                v4: shared.v4().writer(&seat, share),
+                v6: shared.v6().writer(&seat, share),
+            }
         };
         let limits = *snapshot.snapshot().limits();
         let timeouts = *snapshot.snapshot().timeouts();

@@ -108,10 +108,10 @@ impl<const K: usize, const W: usize> Table<K, W> {
             FlowRef::of(slot, Direction::Original).index(),
             FlowRef::of(slot, Direction::Reply).index(),
         );
-        if !self.index().place(hashes[0], at) {
+        if !self.index().place(hashes[0], at, false) {
             return false;
         }
-        if key != reply_key && !self.index().place(hashes[1], reply_at) {
+        if key != reply_key && !self.index().place(hashes[1], reply_at, false) {
             self.index().unlink(hashes[0], at);
             return false;
         }

@@ -16,7 +16,7 @@ use crate::{
     prefetch::prefetch,
     record::FlowRef,
     signature::{LANES, clear, entry, matches, sign},
-    sync::{AcqRel, Acquire, AtomicU64, Relaxed},
+    sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release},
 };
 
 /// One cache line.
@@ -114,15 +114,24 @@ impl<'t> Index<'t> {
             .find_map(&mut confirm)
     }
 
-    /// Makes `record`, whose key is written, findable under `hash`. False if all its buckets are full.
+    /// Makes `record`, whose key is written, findable under `hash`. False if all its buckets are full. `is_alone`: by the only
+    /// thread that changes the index.
     ///
     /// At most five buckets are looked at, and nothing is moved.
     #[inline]
-    pub(crate) fn place(self, hash: FlowHash, record: u32) -> bool {
+    pub(crate) fn place(self, hash: FlowHash, record: u32, is_alone: bool) -> bool {
         let primary = self.bucket(hash);
-        if claim(primary, hash, record) {
-            return true;
-        }
+        let is_placed = if is_alone {
+            claim_alone(primary, hash, record)
+        } else {
+            claim(primary, hash, record)
+        };
+        is_placed || self.place_elsewhere(hash, record)
+    }
+
+    #[cold]
+    fn place_elsewhere(self, hash: FlowHash, record: u32) -> bool {
+        let primary = self.bucket(hash);
         for nth in 1..=ALTERNATES {
             let one = 1 << (32 + 8 * (nth - 1));
             // Counted first: whoever misses the count, and so this alternate, looked before we placed anything. The
@@ -237,6 +246,21 @@ fn claim(bucket: &Bucket, hash: FlowHash, record: u32) -> bool {
     false
 }
 
+/// [`claim`] by the only thread that takes and frees lanes: no locked instruction.
+#[inline]
+fn claim_alone(bucket: &Bucket, hash: FlowHash, record: u32) -> bool {
+    // Nobody is filling or emptying a lane: one without a signature is free.
+    let Some(lane) = lanes(matches(bucket, 0)).next() else {
+        return false;
+    };
+    let place = &bucket[(3 + lane / 2) & 7];
+    // Release: publishes the key written before. Relaxed: the word is changed by this thread alone.
+    let taken = place.load(Relaxed) | u64::from(record + 1) << (32 * (lane % 2));
+    place.store(taken, Release);
+    sign(bucket, lane, hash.signature());
+    true
+}
+
 /// Frees the lane of `record`, if it is here.
 #[inline]
 fn release(bucket: &Bucket, hash: FlowHash, record: u32) -> bool {
@@ -278,7 +302,7 @@ mod tests {
         let words = words(64);
         let index = Index::new(&words);
         let hash = FlowHash(0x8000_0000_1234_5678);
-        let placed = (0..1000).take_while(|&record| index.place(hash, record)).count();
+        let placed = (0..1000).take_while(|&record| index.place(hash, record, record % 2 == 0)).count();
         assert_eq!(placed, LANES * (1 + ALTERNATES));
         assert_eq!(all(index, hash).len(), placed);
         // The refusal left nothing behind, and everything can be taken out again, in any order.
@@ -312,7 +336,7 @@ mod tests {
         let index = Index::new(&words);
         for n in 0..(5 << 14) {
             assert!(
-                index.place(FlowHash(crate::hash::mix(n)), n as u32),
+                index.place(FlowHash(crate::hash::mix(n)), n as u32, n % 2 == 0),
                 "key {n} found no place"
             );
         }

@@ -227,6 +227,16 @@ impl<'t, const K: usize, const W: usize> Record<'t, K, W> {
             .map_err(State)
     }
 
+    /// [`change_state`](Self::change_state) by the only thread that changes states: a load and a store.
+    pub(crate) fn change_state_alone(self, from: State, to: State) -> Result<(), State> {
+        let now = self.state();
+        if now != from {
+            return Err(now);
+        }
+        self.set_state(to);
+        Ok(())
+    }
+
     /// Replaces the state whatever it is by what `next` makes of it.
     pub(crate) fn force_state(self, next: impl Fn(State) -> State) -> State {
         let mut from = self.state();

@@ -62,6 +62,24 @@ fn assert_conserved(table: &Small) {
 }
 
 #[test]
+fn one_that_is_to_be_alone_is() {
+    let (table, domain) = table(10, 2);
+    let seats = [0, 1].map(|seat| domain.register(seat).unwrap());
+    let refused = |take: &dyn Fn() -> Writer<2, 8>| {
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(take)).is_err());
+    };
+    let alone = table.sole_writer(&seats[0]);
+    assert!(alone.is_alone());
+    refused(&|| table.writer(&seats[1], Share::ALL));
+    refused(&|| table.sole_writer(&seats[1]));
+    drop(alone);
+    let among_others = seats.each_ref().map(|seat| table.writer(seat, Share::ALL));
+    refused(&|| table.sole_writer(&seats[0]));
+    drop(among_others);
+    assert!(table.sole_writer(&seats[1]).is_alone());
+}
+
+#[test]
 fn a_full_table_refuses_new_flows_and_keeps_the_old() {
     let (table, domain) = table(1000, 1);
     let mut worker = domain.register(0).unwrap();

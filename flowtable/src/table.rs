@@ -16,6 +16,7 @@ use crate::{
     record::{Direction, FlowRef, Record, Snapshot, Unreadable},
     state::{Lifecycle, State},
     sync::{Arc, AtomicU64, Mutex, Relaxed},
+    writer::Seats,
 };
 
 /// IPv4 flows: keys of 2 words, records of one cache line, 128 B per connection.
@@ -98,6 +99,8 @@ pub struct Table<const K: usize, const W: usize> {
     counters: Box<[CachePadded<WorkerCounters>]>,
     /// Slots that departed workers left in limbo, with their stamps.
     pub(crate) orphans: Mutex<Vec<(u64, u32)>>,
+    /// Who changes the table.
+    pub(crate) seats: Seats,
 }
 
 impl<const K: usize, const W: usize> Table<K, W> {
@@ -158,6 +161,7 @@ impl<const K: usize, const W: usize> Table<K, W> {
                 .map(|_| CachePadded::new(WorkerCounters::new()))
                 .collect(),
             orphans: Mutex::new(Vec::new()),
+            seats: Seats::default(),
         }
     }
 
@@ -257,7 +261,8 @@ impl<const K: usize, const W: usize> Table<K, W> {
     }
 
     /// Replaces the user's bits of the state word by what `next` makes of them, in one compare-exchange; `None` leaves
-    /// them. Returns the bits as they are then. `next` may be called again if another worker was faster.
+    /// them. Returns the bits as they are then. `next` may be called again if another worker was faster. For threads with a
+    /// [`Writer`](crate::Writer).
     pub fn update_state(
         &self,
         flow: FlowRef,

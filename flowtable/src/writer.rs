@@ -55,6 +55,8 @@ impl Share {
 pub struct Writer<const K: usize, const W: usize> {
     pub(crate) table: Arc<Table<K, W>>,
     worker: usize,
+    /// No other thread changes the table.
+    is_alone: bool,
     slots: Slots,
     pub(crate) share: Share,
     /// Next slot to sweep, counted within the share.
@@ -65,8 +67,24 @@ impl<const K: usize, const W: usize> Table<K, W> {
     /// The way for `worker`'s thread to change the table. Memory for its lists is taken here.
     ///
     /// # Panics
-    /// If `worker` is of another domain or has a writer of this table already, or `share` is impossible.
+    /// If `worker` is of another domain or has a writer of this table already, or `share` is impossible, or while there is a
+    /// [sole writer](Self::sole_writer).
     pub fn writer(self: &Arc<Self>, worker: &Worker, share: Share) -> Writer<K, W> {
+        assert!(self.seats.join(), "another worker is to be the only one");
+        self.seated(worker, share, false)
+    }
+
+    /// The same where no other thread changes the table for as long as this writer lives, which spares it the locked instructions that
+    /// keep writers apart. Others may read.
+    ///
+    /// # Panics
+    /// As [`writer`](Self::writer), and if there is any writer.
+    pub fn sole_writer(self: &Arc<Self>, worker: &Worker) -> Writer<K, W> {
+        assert!(self.seats.join_alone(), "there is another writer");
+        self.seated(worker, Share::ALL, true)
+    }
+
+    fn seated(self: &Arc<Self>, worker: &Worker, share: Share, is_alone: bool) -> Writer<K, W> {
         assert!(
             Arc::ptr_eq(worker.domain(), self.domain()),
             "the worker is of another domain"
@@ -83,6 +101,7 @@ impl<const K: usize, const W: usize> Table<K, W> {
         Writer {
             table: Arc::clone(self),
             worker: worker.index(),
+            is_alone,
             slots: Slots::new(),
             share,
             hand: 0,
@@ -139,6 +158,12 @@ impl<const K: usize, const W: usize> Writer<K, W> {
     ) -> Result<FlowRef, Refused> {
         let table = &*self.table;
         let counters = table.worker_counters(self.worker);
+        let is_alone = self.is_alone;
+        // Nobody can get ahead of one that is alone, so it looks before it places.
+        if is_alone && let Some(refused) = table.occupied(NO_SLOT, keys, hashes) {
+            counters.increment(Count::RacesLost);
+            return Err(refused);
+        }
         let Some(slot) = self.slots.allocate(table) else {
             counters.increment(Count::RefusedFull);
             return Err(Refused::Full);
@@ -147,15 +172,16 @@ impl<const K: usize, const W: usize> Writer<K, W> {
         let one_key = keys[0] == keys[1];
         // The reply key goes first; readers see neither until the state says so.
         let index = table.index();
-        let reply_placed = one_key || index.place(hashes[1], FlowRef::of(slot, Direction::Reply).index());
-        let placed = [
-            index.place(hashes[0], FlowRef::of(slot, Direction::Original).index()),
-            reply_placed,
-        ];
-        let outcome = if placed == [true, true] {
-            table.commit(slot, keys, hashes, &installing)
-        } else {
+        let place = |hash, direction| index.place(hash, FlowRef::of(slot, direction).index(), is_alone);
+        let reply_placed = one_key || place(hashes[1], Direction::Reply);
+        let placed = [place(hashes[0], Direction::Original), reply_placed];
+        let outcome = if placed != [true, true] {
             Err(Refused::Full)
+        } else if is_alone {
+            table.commit_alone(slot, &installing);
+            Ok(())
+        } else {
+            table.commit(slot, keys, hashes, &installing)
         };
         match outcome {
             Ok(()) => {
@@ -224,7 +250,12 @@ impl<const K: usize, const W: usize> Writer<K, W> {
         hashes: [FlowHash; 2],
     ) -> Result<(), State> {
         let [original, _] = self.table.records(slot);
-        original.change_state(observed, observed.closed().with_lifecycle(Lifecycle::Closing))?;
+        let closing = observed.closed().with_lifecycle(Lifecycle::Closing);
+        if self.is_alone {
+            original.change_state_alone(observed, closing)?;
+        } else {
+            original.change_state(observed, closing)?;
+        }
         self.bury(slot, hashes);
         Ok(())
     }
@@ -283,6 +314,12 @@ impl<const K: usize, const W: usize> Writer<K, W> {
         self.slots.maintain(&self.table);
     }
 
+    /// No other thread changes the table.
+    #[inline]
+    pub fn is_alone(&self) -> bool {
+        self.is_alone
+    }
+
     /// Slots this worker holds: free ones, and those in limbo.
     pub fn held(&self) -> (usize, usize) {
         self.slots.held()
@@ -300,7 +337,12 @@ impl<const K: usize, const W: usize> Writer<K, W> {
     fn bury(&mut self, slot: u32, hashes: [FlowHash; 2]) {
         let table = &*self.table;
         let [original, reply] = table.records(slot);
-        reply.force_state(|state| state.closed().with_lifecycle(Lifecycle::Closing));
+        let closing = |state: State| state.closed().with_lifecycle(Lifecycle::Closing);
+        if self.is_alone {
+            reply.set_state(closing(reply.state()));
+        } else {
+            reply.force_state(closing);
+        }
         let index = table.index();
         let original_ref = FlowRef::of(slot, Direction::Original);
         let unlinked = index.unlink(hashes[0], original_ref.index());
@@ -317,8 +359,54 @@ impl<const K: usize, const W: usize> Writer<K, W> {
 impl<const K: usize, const W: usize> Drop for Writer<K, W> {
     fn drop(&mut self) {
         self.slots.give_back(&self.table);
-        // Release pairs with the Acquire in `Table::writer`.
+        // Release pairs with the Acquire in `Table::seated`.
         self.counters().taken.store(0, Release);
+        self.table.seats.leave();
+    }
+}
+
+/// Who changes a table: so many writers, or one that is alone. A check, and no part of the protocol, so that loom need not see it.
+#[derive(Debug, Default)]
+pub(crate) struct Seats(std::sync::Mutex<Option<Sitting>>);
+
+#[derive(Clone, Copy, Debug)]
+enum Sitting {
+    Several(u32),
+    Alone,
+}
+
+impl Seats {
+    /// Another one among others, unless one is alone.
+    fn join(&self) -> bool {
+        self.change(|sitting| match sitting {
+            None => Some(Sitting::Several(1)),
+            Some(Sitting::Several(count)) => Some(Sitting::Several(count + 1)),
+            Some(Sitting::Alone) => None,
+        })
+    }
+
+    /// One alone, unless there are any.
+    fn join_alone(&self) -> bool {
+        self.change(|sitting| sitting.is_none().then_some(Sitting::Alone))
+    }
+
+    fn leave(&self) {
+        let mut sitting = self.lock();
+        *sitting = match *sitting {
+            Some(Sitting::Several(count)) if count > 1 => Some(Sitting::Several(count - 1)),
+            _ => None,
+        };
+    }
+
+    fn change(&self, next: impl FnOnce(Option<Sitting>) -> Option<Sitting>) -> bool {
+        let mut sitting = self.lock();
+        let next = next(*sitting);
+        *sitting = next.or(*sitting);
+        next.is_some()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Sitting>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -365,11 +453,8 @@ impl<const K: usize, const W: usize> Table<K, W> {
     ) -> Result<(), Refused> {
         // Orders our placing before our looking. Pairs with itself in the other contender.
         fence(SeqCst);
-        if let Some(holder) = self.contend(slot, keys[0], hashes[0]) {
-            return Err(Refused::Exists(holder));
-        }
-        if let Some(holder) = self.contend(slot, keys[1], hashes[1]) {
-            return Err(self.lost_to(holder.slot(), keys));
+        if let Some(refused) = self.occupied(slot, keys, hashes) {
+            return Err(refused);
         }
         let [original, reply] = self.records(slot);
         let installing = original.state();
@@ -396,6 +481,23 @@ impl<const K: usize, const W: usize> Table<K, W> {
             );
         }
         Ok(())
+    }
+
+    /// The placed connection in `slot`, whose keys no other has, comes to life: by the only thread that changes the table.
+    fn commit_alone(&self, slot: u32, bits: &[u64; 2]) {
+        for (record, bits) in self.records(slot).into_iter().zip(bits) {
+            let live = record.state().closed().with_lifecycle(Lifecycle::Live);
+            record.set_state(live.with_bits(*bits));
+        }
+    }
+
+    /// Why the connection in `slot` must give way to another, if it must.
+    fn occupied(&self, slot: u32, keys: [&[u64; K]; 2], hashes: [FlowHash; 2]) -> Option<Refused> {
+        if let Some(holder) = self.contend(slot, keys[0], hashes[0]) {
+            return Some(Refused::Exists(holder));
+        }
+        let holder = self.contend(slot, keys[1], hashes[1])?;
+        Some(self.lost_to(holder.slot(), keys))
     }
 
     /// Another connection that holds `key` and to which `slot` must give way. Aborts those that must give way to us.
@@ -438,3 +540,6 @@ impl<const K: usize, const W: usize> Table<K, W> {
         }
     }
 }
+
+/// Stands for a slot that is none, above all others.
+const NO_SLOT: u32 = u32::MAX;

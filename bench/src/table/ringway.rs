@@ -59,7 +59,11 @@ impl Contender for Ringway {
             of: threads as u32,
         };
         RingwayHand {
-            writer: self.table.writer(&seat, share),
+            writer: if threads == 1 {
+                self.table.sole_writer(&seat)
+            } else {
+                self.table.writer(&seat, share)
+            },
             table: Arc::clone(&self.table),
             hashes: Vec::new(),
             pairs: Vec::new(),

@@ -200,7 +200,7 @@ impl<O: Observer> Pass<'_, O> {
         }
         if answers && !was_answered {
             let zone = L::tuple(&table.record(flow.original()).key()).zone;
-            self.shared.unanswered().ended(zone);
+            self.shared.unanswered().ended(zone, self.flows.v4.is_alone());
         }
     }
 
@@ -282,7 +282,7 @@ impl<O: Observer> Pass<'_, O> {
         let (zone, bits) = (L::tuple(&original.key()).zone, Bits(original.state().bits()));
         let removed = writer.remove(flow).is_ok();
         if removed && !bits.has(Bits::ANSWERED) {
-            self.shared.unanswered().ended(zone);
+            self.shared.unanswered().ended(zone, self.flows.v4.is_alone());
         }
         removed
     }

@@ -110,7 +110,7 @@ impl<O: Observer> Pass<'_, O> {
             Ok(Decision::Remove) => {
                 self.counters.flows_removed.add(1);
                 if let Some(zone) = unanswered {
-                    self.shared.unanswered().ended(zone);
+                    self.shared.unanswered().ended(zone, self.flows.v4.is_alone());
                 }
             }
             Ok(Decision::Keep) => {}

@@ -141,7 +141,7 @@ impl<O: Observer> Pass<'_, O> {
             match inserted {
                 Ok(flow) => {
                     self.counters.flows_created.add(1);
-                    self.shared.unanswered().opened(from.zone);
+                    self.shared.unanswered().opened(from.zone, self.flows.v4.is_alone());
                     return Some(Installed::Here(flow, *to));
                 }
                 Err(Refused::Exists(flow)) => return Some(Installed::Already(flow)),
@@ -178,6 +178,7 @@ impl<O: Observer> Pass<'_, O> {
     #[cold]
     fn make_room<L: Table<K, W>, const K: usize, const W: usize>(&mut self) -> bool {
         let (deadlines, now_ms, unanswered) = (self.deadlines, self.now_ms, self.shared.unanswered());
+        let is_alone = self.flows.v4.is_alone();
         let (mut expired, mut evicted, mut forgotten) = (0, 0, 0_i64);
         let mut judge = |connection: &flowtable::Connection<'_, K, W>| {
             let bits = Bits(connection.state().bits());
@@ -186,7 +187,8 @@ impl<O: Observer> Pass<'_, O> {
             let idle = idle(Direction::Original).min(idle(Direction::Reply));
             let end = || {
                 if !bits.has(Bits::ANSWERED) {
-                    unanswered.ended(L::tuple(&connection.record(Direction::Original).key()).zone);
+                    let zone = L::tuple(&connection.record(Direction::Original).key()).zone;
+                    unanswered.ended(zone, is_alone);
                 }
                 Sweep::Remove
             };

@@ -51,6 +51,7 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
             deadlines: Deadlines::new(self.snapshot.snapshot().timeouts()),
             now_ms: (now_ns / 1_000_000) as u32,
             shared: &self.shared,
+            is_alone: self.flows.v4.is_alone(),
             affinities: 0,
         };
         let v4 = self
@@ -75,6 +76,7 @@ struct Judge<'s> {
     deadlines: Deadlines,
     now_ms: u32,
     shared: &'s Shared,
+    is_alone: bool,
     affinities: u32,
 }
 
@@ -102,7 +104,8 @@ impl Judge<'_> {
             return Sweep::Keep;
         }
         if !bits.has(Bits::ANSWERED) {
-            self.shared.unanswered().ended(L::tuple(&original.key()).zone);
+            let zone = L::tuple(&original.key()).zone;
+            self.shared.unanswered().ended(zone, self.is_alone);
         }
         Sweep::Remove
     }

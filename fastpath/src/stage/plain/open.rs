@@ -322,7 +322,7 @@ impl<'a, O: Observer> Pass<'a, O> {
         );
         let flow = installed.ok()?;
         self.counters.flows_created.add(1);
-        unanswered.opened(zone);
+        unanswered.opened(zone, self.flows.v4.is_alone());
 
         if Bits(opening.bits[0]).has(Bits::REWRITE) {
             rewrite::replay_v4(packet, lane.key, mark.is_udp(), partial, addresses, ports.wire());
