@@ -302,7 +302,9 @@ mod tests {
         let words = words(64);
         let index = Index::new(&words);
         let hash = FlowHash(0x8000_0000_1234_5678);
-        let placed = (0..1000).take_while(|&record| index.place(hash, record, record % 2 == 0)).count();
+        let placed = (0..1000)
+            .take_while(|&record| index.place(hash, record, record % 2 == 0))
+            .count();
         assert_eq!(placed, LANES * (1 + ALTERNATES));
         assert_eq!(all(index, hash).len(), placed);
         // The refusal left nothing behind, and everything can be taken out again, in any order.

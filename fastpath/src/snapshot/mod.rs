@@ -192,7 +192,11 @@ impl Service {
     /// Backends that new flows may choose from, of one family.
     #[inline]
     pub fn eligible(&self, is_v4: bool) -> &Arc<[Backend]> {
-        if is_v4 { &self.eligible_v4 } else { &self.eligible_v6 }
+        if is_v4 {
+            &self.eligible_v4
+        } else {
+            &self.eligible_v6
+        }
     }
 
     /// Number `at` of those, which is below their length.

@@ -151,7 +151,11 @@ impl Line {
                 return Found::Here(ServiceId(winner));
             }
         }
-        if self.has_more { Found::AskTree } else { Found::Nowhere }
+        if self.has_more {
+            Found::AskTree
+        } else {
+            Found::Nowhere
+        }
     }
 
     fn put(&mut self, key: u64, winner: ServiceId) {
@@ -187,7 +191,7 @@ const fn place(key: u64, mask: u32) -> u32 {
 
 /// Keys of a line.
 const LINE: usize = 5;
-/// Keys for each line at most, on average: then one in fifty finds its line full.
+/// Keys for each line at most, on average: then some one in ninety finds its line full.
 const KEYS_PER_LINE_MAX: u32 = 2;
 const SOME: u64 = 1 << 63;
 
@@ -260,15 +264,23 @@ mod tests {
     #[test]
     fn what_found_its_line_full_is_found_in_the_tree() {
         let mut vips = Vips::default();
-        let map: BTreeMap<u16, u32> = (0..20_000).map(|number| (number, u32::from(number) + 7)).collect();
+        let map: BTreeMap<u16, u32> = (0..20_000)
+            .map(|number| (number, u32::from(number) + 7))
+            .collect();
         for (number, winner) in &map {
             vips.insert(vip(*number), owners(*winner));
         }
         let lines = || (0..=vips.mask).filter_map(|at| vips.lines.get(at));
         let full = lines().filter(|line| line.has_more).count();
-        let kept: usize = lines().map(|line| line.keys.iter().filter(|key| **key != 0).count()).sum();
+        let kept: usize = lines()
+            .map(|line| line.keys.iter().filter(|key| **key != 0).count())
+            .sum();
         assert!(full > 0, "a case of it");
-        assert!(kept * 100 > 97 * vips.len as usize, "{kept} of {} in their lines", vips.len);
+        assert!(
+            kept * 100 > 97 * vips.len as usize,
+            "{kept} of {} in their lines",
+            vips.len
+        );
         check(&vips, &map, 0..21_000);
     }
 }

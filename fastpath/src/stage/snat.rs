@@ -141,7 +141,9 @@ impl<O: Observer> Pass<'_, O> {
             match inserted {
                 Ok(flow) => {
                     self.counters.flows_created.add(1);
-                    self.shared.unanswered().opened(from.zone, self.flows.v4.is_alone());
+                    self.shared
+                        .unanswered()
+                        .opened(from.zone, self.flows.v4.is_alone());
                     return Some(Installed::Here(flow, *to));
                 }
                 Err(Refused::Exists(flow)) => return Some(Installed::Already(flow)),
