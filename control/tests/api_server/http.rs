@@ -22,7 +22,10 @@ impl Request {
     /// A field of the query, decoded.
     pub fn query(&self, name: &str) -> Option<String> {
         let pairs = self.query.split('&').filter_map(|pair| pair.split_once('='));
-        pairs.filter(|(key, _)| *key == name).map(|(_, value)| decode(value)).next()
+        pairs
+            .filter(|(key, _)| *key == name)
+            .map(|(_, value)| decode(value))
+            .next()
     }
 }
 
@@ -108,7 +111,9 @@ impl Connection {
     pub async fn begin(&mut self, slow: Option<(usize, Duration)>) -> io::Result<Response<'_>> {
         let stream = self.stream.get_mut();
         stream
-            .write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")
+            .write_all(
+                b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n",
+            )
             .await?;
         Ok(Response { stream, slow })
     }

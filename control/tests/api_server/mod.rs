@@ -257,10 +257,19 @@ fn answer(inside: &Inside, request: &Request) -> Outcome {
 
 fn list_or_watch(state: &mut State, place: Place, request: &Request) -> Outcome {
     let asked = state.asked.entry(place.plural.clone()).or_default();
-    if request.query("watch").is_some_and(|watch| watch == "true" || watch == "1") {
+    if request
+        .query("watch")
+        .is_some_and(|watch| watch == "true" || watch == "1")
+    {
         asked.watches += 1;
-        let version = request.query("resourceVersion").and_then(|text| text.parse().ok()).unwrap_or(0);
-        let lasts = request.query("timeoutSeconds").and_then(|text| text.parse().ok()).unwrap_or(60);
+        let version = request
+            .query("resourceVersion")
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0);
+        let lasts = request
+            .query("timeoutSeconds")
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(60);
         let is_gone = state.faults.watches_gone > 0;
         state.faults.watches_gone = state.faults.watches_gone.saturating_sub(1);
         return Outcome::Watch(Watch {
@@ -280,7 +289,10 @@ fn list_or_watch(state: &mut State, place: Place, request: &Request) -> Outcome 
             return failure(410, "Expired");
         }
     }
-    let limit = request.query("limit").and_then(|text| text.parse().ok()).filter(|limit| *limit > 0);
+    let limit = request
+        .query("limit")
+        .and_then(|text| text.parse().ok())
+        .filter(|limit: &usize| *limit > 0);
     let limit = match (limit, state.faults.page_max) {
         // All in one piece when that is asked for.
         (None, _) => usize::MAX,
@@ -293,7 +305,10 @@ fn list_or_watch(state: &mut State, place: Place, request: &Request) -> Outcome 
         state.registry.list(&place, &after, limit)
     };
     let metadata = json!({"resourceVersion": state.registry.version().to_string(), "continue": next});
-    Outcome::Whole(200, json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items}))
+    Outcome::Whole(
+        200,
+        json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items}),
+    )
 }
 
 /// Sends what happens until the watch's time is up.
@@ -309,7 +324,11 @@ async fn follow(inside: &Inside, watch: &Watch, mut response: Response<'_>) -> s
     loop {
         let (changes, newest, has_bookmarks) = {
             let state = inside.lock();
-            (state.registry.since(&watch.place, version), state.registry.version(), state.faults.has_bookmarks)
+            (
+                state.registry.since(&watch.place, version),
+                state.registry.version(),
+                state.faults.has_bookmarks,
+            )
         };
         let Some(changes) = changes else {
             let gone = json!({"type": "ERROR", "object": status(410, "Expired", "too old resource version")});
@@ -322,12 +341,14 @@ async fn follow(inside: &Inside, watch: &Watch, mut response: Response<'_>) -> s
         }
         if is_news && changes.is_empty() && has_bookmarks {
             let object = json!({"metadata": {"resourceVersion": newest.to_string()}});
-            response.line(&json!({"type": "BOOKMARK", "object": object})).await?;
+            response
+                .line(&json!({"type": "BOOKMARK", "object": object}))
+                .await?;
         }
         version = version.max(newest);
         tokio::select! {
-            changed = news.wait_for(|newest| *newest > version) => {
-                if changed.is_err() {
+            is_over = async { news.wait_for(|newest| *newest > version).await.is_err() } => {
+                if is_over {
                     return response.end().await;
                 }
             }

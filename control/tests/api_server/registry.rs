@@ -50,7 +50,10 @@ impl Place {
 
     fn holds(&self, key: &Key) -> bool {
         (&key.resource.0, &key.resource.1) == (&self.group, &self.plural)
-            && self.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
+            && self
+                .namespace
+                .as_ref()
+                .is_none_or(|namespace| *namespace == key.namespace)
     }
 }
 
@@ -96,7 +99,10 @@ impl Registry {
     }
 
     pub fn create(&mut self, place: &Place, mut object: Value) -> Result<Value, Refusal> {
-        let name = object["metadata"]["name"].as_str().ok_or((422, "Invalid"))?.to_owned();
+        let name = object["metadata"]["name"]
+            .as_str()
+            .ok_or((422, "Invalid"))?
+            .to_owned();
         let key = place.key(&name);
         if self.objects.contains_key(&key) {
             return Err((409, "AlreadyExists"));
@@ -134,7 +140,8 @@ impl Registry {
     fn put(&mut self, what: &str, key: Key, mut object: Value) -> Result<Value, Refusal> {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        self.changes.push((self.version, key.clone(), json!({"type": what, "object": object})));
+        self.changes
+            .push((self.version, key.clone(), json!({"type": what, "object": object})));
         self.objects.insert(key, object.clone());
         Ok(object)
     }
@@ -151,11 +158,17 @@ impl Registry {
         for (key, object) in rest.by_ref().take(limit) {
             // As real servers do: the list has the kind, its items do not.
             let mut item = object.clone();
-            item.as_object_mut().unwrap().retain(|field, _| field != "kind" && field != "apiVersion");
+            item.as_object_mut()
+                .unwrap()
+                .retain(|field, _| field != "kind" && field != "apiVersion");
             items.push(item);
             last = token(key);
         }
-        let next = if rest.next().is_some() { last } else { String::new() };
+        let next = if rest.next().is_some() {
+            last
+        } else {
+            String::new()
+        };
         (Value::Array(items), next)
     }
 
@@ -164,7 +177,10 @@ impl Registry {
         if version < self.forgotten {
             return None;
         }
-        let later = self.changes.iter().filter(|(at, key, _)| *at > version && place.holds(key));
+        let later = self
+            .changes
+            .iter()
+            .filter(|(at, key, _)| *at > version && place.holds(key));
         Some(later.map(|(_, _, change)| change.clone()).collect())
     }
 }

@@ -1,15 +1,16 @@
 //! The source as the daemon uses it: objects kept up to date, and what they resolve to.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use contract::proto;
+use contract::valid::ValidState;
 use control::object::Objects;
 use control::resolve::{Mode, Options, resolve};
 use control::source::kubernetes::access::{Access, SERVICE_ACCOUNT};
 use control::source::kubernetes::{Config, Kubernetes, KubernetesError, Pace};
 use control::source::{News, Source};
-use contract::proto;
-use contract::valid::ValidState;
 
 use super::PATIENCE;
 
@@ -28,6 +29,7 @@ pub fn config(access: Access, directory: Option<&Path>) -> Config {
             pause_max: Duration::from_millis(100),
             doubt: Duration::from_millis(50),
             missing: Duration::from_millis(100),
+            answer: Duration::from_secs(5),
             watch: Duration::from_secs(30),
         },
         copy_each: Duration::ZERO,
@@ -36,13 +38,31 @@ pub fn config(access: Access, directory: Option<&Path>) -> Config {
     }
 }
 
-/// Without credentials.
+/// By a kubeconfig without credentials, which other servers replace.
 pub fn access(servers: &[String]) -> Access {
+    static DIRECTORY: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let directory = DIRECTORY.get_or_init(|| {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(
+            directory.path().join("kubeconfig"),
+            kubeconfig("http://127.0.0.1:1"),
+        )
+        .unwrap();
+        directory
+    });
     Access {
         servers: servers.iter().map(|url| url.parse().unwrap()).collect(),
-        kubeconfig: None,
+        kubeconfig: Some(directory.path().join("kubeconfig")),
         service_account: SERVICE_ACCOUNT.into(),
     }
+}
+
+/// A kubeconfig that leads to `server`.
+pub fn kubeconfig(server: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+         clusters: [{{name: c, cluster: {{server: '{server}'}}}}]\nusers: [{{name: u, user: {{token: secret}}}}]\n"
+    )
 }
 
 impl Follower {
@@ -50,7 +70,9 @@ impl Follower {
     pub async fn start(config: Config) -> Result<Self, KubernetesError> {
         let mut source = Kubernetes::start(config).await?;
         let mut objects = Objects::default();
-        tokio::time::timeout(PATIENCE, source.first(&mut objects)).await.expect("the first objects")?;
+        tokio::time::timeout(PATIENCE, source.first(&mut objects))
+            .await
+            .expect("the first objects")?;
         let mut follower = Self {
             source,
             objects,
@@ -93,13 +115,20 @@ impl Follower {
             }
         });
         if waited.await.is_err() {
-            panic!("{what}: never; {:?}\n{:#?}", self.source.condition(), self.state());
+            panic!(
+                "{what}: never; {:?}\n{:#?}",
+                self.source.condition(),
+                self.state()
+            );
         }
     }
 
     /// Follows until the state is so.
     pub async fn until_state(&mut self, what: &str, is_so: impl Fn(&proto::State) -> bool) {
-        self.until(what, |follower| follower.state().is_some_and(|state| is_so(&state))).await;
+        self.until(what, |follower| {
+            follower.state().is_some_and(|state| is_so(&state))
+        })
+        .await;
     }
 
     /// Follows for a while, however it is.

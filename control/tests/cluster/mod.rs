@@ -1,5 +1,8 @@
 //! A cluster's API as a person has it, whichever server is behind: objects written, altered and deleted.
 
+pub mod follower;
+pub mod suite;
+
 use std::time::Duration;
 
 use kube::Client;
@@ -22,29 +25,45 @@ impl Cluster {
     }
 
     async fn send(&self, method: &str, path: &str, body: &Value) -> Result<Value, kube::Error> {
-        let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
-        let request = http::Request::builder().method(method).uri(path).header("content-type", kind);
-        self.client.request(request.body(body.to_string().into_bytes()).unwrap()).await
+        let kind = if method == "PATCH" {
+            "application/merge-patch+json"
+        } else {
+            "application/json"
+        };
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", kind);
+        self.client
+            .request(request.body(body.to_string().into_bytes()).unwrap())
+            .await
     }
 
     /// Creates an object, and gives it the status that it has in `object`.
     pub async fn create(&self, object: Value) {
         let (collection, name) = place(&object);
-        self.send("POST", &collection, &object).await.unwrap_or_else(|error| panic!("{object}: {error}"));
+        self.send("POST", &collection, &object)
+            .await
+            .unwrap_or_else(|error| panic!("{object}: {error}"));
         if let Some(status) = object.get("status") {
-            self.patch(&format!("{collection}/{name}/status"), json!({"status": status})).await;
+            self.patch(&format!("{collection}/{name}/status"), json!({"status": status}))
+                .await;
         }
     }
 
     /// Merges into an object, or into its status.
     pub async fn patch(&self, path: &str, patch: Value) {
-        self.send("PATCH", path, &patch).await.unwrap_or_else(|error| panic!("{path} {patch}: {error}"));
+        self.send("PATCH", path, &patch)
+            .await
+            .unwrap_or_else(|error| panic!("{path} {patch}: {error}"));
     }
 
     /// Deletes an object at once.
     pub async fn delete(&self, path: &str) {
         let now = json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0});
-        self.send("DELETE", path, &now).await.unwrap_or_else(|error| panic!("{path}: {error}"));
+        self.send("DELETE", path, &now)
+            .await
+            .unwrap_or_else(|error| panic!("{path}: {error}"));
     }
 
     /// Whether something is there.
@@ -57,7 +76,11 @@ impl Cluster {
 fn place(object: &Value) -> (String, String) {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let version = text(&object["apiVersion"]);
-    let root = if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
+    let root = if version.contains('/') {
+        format!("/apis/{version}")
+    } else {
+        format!("/api/{version}")
+    };
     let plural = match text(&object["kind"]).as_str() {
         "NetworkPolicy" => "networkpolicies".to_owned(),
         kind => format!("{}s", kind.to_lowercase()),
@@ -99,7 +122,10 @@ pub fn service(namespace: &str, name: &str, address: &str) -> Value {
 }
 
 pub fn slice(namespace: &str, service: &str, addresses: &[&str]) -> Value {
-    let endpoints: Vec<Value> = addresses.iter().map(|address| json!({"addresses": [address]})).collect();
+    let endpoints: Vec<Value> = addresses
+        .iter()
+        .map(|address| json!({"addresses": [address]}))
+        .collect();
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
         "metadata": {"name": format!("{service}-1"), "namespace": namespace, "labels": {"kubernetes.io/service-name": service}},

@@ -106,7 +106,7 @@ impl Kubernetes {
             .run_directory
             .as_ref()
             .map(|directory| server_file::path(directory, &config.node));
-        let servers = Servers::new(config.access.clone(), file).await?;
+        let servers = Servers::new(config.access.clone(), file, config.pace.answer).await?;
         let copy = config.run_directory.as_ref().and_then(|directory| {
             let path = copy::path(directory, &config.node);
             copy::load(&path, &config.node).unwrap_or_else(|error| {

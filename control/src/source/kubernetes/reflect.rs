@@ -82,6 +82,8 @@ pub struct Pace {
     pub doubt: Duration,
     /// Between two looks for a kind that the cluster does not know.
     pub missing: Duration,
+    /// For the head of an answer, and for each further piece of it. A large list may take a server some seconds.
+    pub answer: Duration,
     /// A watch is ended by the server after this time, and up to twice as long.
     pub watch: Duration,
 }
@@ -93,6 +95,7 @@ impl Default for Pace {
             pause_max: Duration::from_secs(30),
             doubt: Duration::from_secs(5),
             missing: Duration::from_secs(30),
+            answer: Duration::from_secs(15),
             watch: Duration::from_mins(5),
         }
     }

@@ -36,7 +36,8 @@ pub(super) async fn get(servers: &Servers, path: &str) -> Result<Answer, Trouble
         .header(http::header::ACCEPT, "application/json")
         .body(Vec::new())
         .map_err(|error| Trouble::Failed(error.to_string()))?;
-    let answered = tokio::time::timeout(HEAD_PATIENCE, turn.client.request_stream(request)).await;
+    let patience = servers.patience();
+    let answered = tokio::time::timeout(patience, turn.client.request_stream(request)).await;
     let trouble = match answered {
         Ok(Ok(body)) => {
             return Ok(Answer {
@@ -45,7 +46,7 @@ pub(super) async fn get(servers: &Servers, path: &str) -> Result<Answer, Trouble
             });
         }
         Ok(Err(error)) => sort(error),
-        Err(_) => Trouble::Unreachable(format!("no answer within {} s", HEAD_PATIENCE.as_secs())),
+        Err(_) => Trouble::Unreachable(format!("no answer within {patience:?}")),
     };
     match &trouble {
         Trouble::Unreachable(_) => servers.give_up(turn.number),
@@ -102,12 +103,12 @@ impl Answer {
         &self.turn.server
     }
 
-    /// All of it. Each piece may take [`PIECE_PATIENCE`].
+    /// All of it. Each piece may take as long as the first.
     pub(super) async fn whole(mut self, servers: &Servers) -> Result<Vec<u8>, Trouble> {
         let mut bytes = Vec::new();
         let mut piece = vec![0; PIECE_LEN];
         loop {
-            match tokio::time::timeout(PIECE_PATIENCE, self.body.read(&mut piece)).await {
+            match tokio::time::timeout(servers.patience(), self.body.read(&mut piece)).await {
                 Ok(Ok(0)) => return Ok(bytes),
                 Ok(Ok(len)) if bytes.len() + len <= ANSWER_LEN_MAX => bytes.extend_from_slice(&piece[..len]),
                 Ok(Ok(_)) => {
@@ -151,10 +152,6 @@ impl Answer {
     }
 }
 
-/// For the first byte of an answer. A large list may take a server some seconds.
-const HEAD_PATIENCE: Duration = Duration::from_secs(15);
-/// For each further piece.
-const PIECE_PATIENCE: Duration = Duration::from_secs(15);
 const PIECE_LEN: usize = 64 << 10;
 /// Far beyond any page of objects.
 const ANSWER_LEN_MAX: usize = 1 << 30;

@@ -17,6 +17,7 @@ pub(super) struct Servers(Arc<Shared>);
 struct Shared {
     access: Access,
     file: Option<PathBuf>,
+    patience: Duration,
     state: Mutex<State>,
 }
 
@@ -40,8 +41,12 @@ pub(super) struct Turn {
 }
 
 impl Servers {
-    /// Reads credentials and the addresses kept in `file`.
-    pub(super) async fn new(access: Access, file: Option<PathBuf>) -> Result<Self, AccessError> {
+    /// Reads credentials and the addresses kept in `file`. Whoever asks waits for `patience` for each piece of an answer.
+    pub(super) async fn new(
+        access: Access,
+        file: Option<PathBuf>,
+        patience: Duration,
+    ) -> Result<Self, AccessError> {
         let kept = match &file {
             // A file that is of no use is no reason to stay down.
             Some(path) => server_file::load(path).unwrap_or_else(|error| {
@@ -62,8 +67,14 @@ impl Servers {
         Ok(Self(Arc::new(Shared {
             access,
             file,
+            patience,
             state: Mutex::new(state),
         })))
+    }
+
+    /// How long to wait for each piece of an answer.
+    pub(super) fn patience(&self) -> Duration {
+        self.0.patience
     }
 
     /// The server whose turn it is.
