@@ -240,7 +240,9 @@ fn together(
 ) -> u64 {
     let mut batch = PolicyBatch::new(snapshot);
     for query in run {
-        batch.ask(attachment, query);
+        if let Some(decision) = batch.ask(attachment, query) {
+            batch.put(decision);
+        }
     }
     batch.judge().iter().map(|decision| worth(*decision)).sum()
 }

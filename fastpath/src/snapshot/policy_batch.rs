@@ -66,22 +66,41 @@ impl<'s> PolicyBatch<'s> {
         MAX - self.len
     }
 
-    /// Adds a question: what the policies of `attachment`, those of the query's direction, say of it.
+    /// What the policies of `attachment`, those of the query's direction, say of it, where they are small: nothing is to be waited
+    /// for then. `None`: that is a question now, for one of them has many rules.
     ///
     /// # Panics
     /// If there is no [`room`](Self::room).
     #[inline(never)]
-    pub fn ask(&mut self, attachment: &'s Attachment, query: &PolicyQuery) {
-        let number = self.len;
+    pub fn ask(&mut self, attachment: &'s Attachment, query: &PolicyQuery) -> Option<Decision> {
         let mut walk = Walk::new(attachment);
-        match walk.next(self.snapshot, query.direction) {
-            Next::Rules(rules) => {
-                self.all[number] = Some(Pending::new(*query, walk, rules));
-                self.pending[self.pending_len] = number as u8;
+        let mut asked = Asked::new();
+        loop {
+            let rules = match walk.next(self.snapshot, query.direction) {
+                Next::Rules(rules) => rules,
+                Next::Decided(decision) => return Some(decision),
+            };
+            if rules.index.is_some() {
+                self.all[self.len] = Some(Pending::new(*query, walk, rules));
+                self.pending[self.pending_len] = self.len as u8;
                 self.pending_len += 1;
+                self.len += 1;
+                return None;
             }
-            Next::Decided(decision) => self.decisions[number] = decision,
+            let first = self.snapshot.first_rule(rules, query, None, &mut asked);
+            if let Some(decision) = walk.said(first) {
+                return Some(decision);
+            }
         }
+    }
+
+    /// Puts an answer that is known among the others.
+    ///
+    /// # Panics
+    /// If there is no [`room`](Self::room).
+    #[inline]
+    pub fn put(&mut self, decision: Decision) {
+        self.decisions[self.len] = decision;
         self.len += 1;
     }
 

@@ -255,17 +255,36 @@ impl<'s> Aim<'s> {
         Ok(Plan { rule, ..self.plan })
     }
 
-    /// Asks policy of the flow that comes as `from`: of its source, then of its destination. Returns how many questions that is.
-    /// All must be allowed; the rule of the last that names one is the flow's.
+    /// Asks policy of the flow that comes as `from`: of its source, then of its destination. All must be allowed; the rule of the
+    /// last that names one is the flow's. Returns the rule so far, and how many answers are to come.
     #[inline]
-    pub(crate) fn ask(&self, from: &Tuple, policy: &mut PolicyBatch<'s>) -> u8 {
-        if let Some(attachment) = self.egress {
-            policy.ask(attachment, &self.query(from, Direction::Egress));
+    pub(crate) fn ask(
+        &self,
+        from: &Tuple,
+        policy: &mut PolicyBatch<'s>,
+    ) -> Result<(Option<RuleId>, u8), Refusal> {
+        let denied = |rule| Refusal::denied(rule, self.service, self.plan.shards);
+        let (mut rule, mut asks) = (None, 0);
+        let questions = [
+            (self.egress, Direction::Egress),
+            (self.ingress, Direction::Ingress),
+        ];
+        for (attachment, direction) in questions {
+            let Some(attachment) = attachment else {
+                continue;
+            };
+            match policy.ask(attachment, &self.query(from, direction)) {
+                None => asks += 1,
+                // The source's answer comes first.
+                Some(decision) if asks > 0 => {
+                    policy.put(decision);
+                    asks += 1;
+                }
+                Some(decision) if decision.allow => rule = decision.rule.or(rule),
+                Some(decision) => return Err(denied(decision.rule)),
+            }
         }
-        if let Some(attachment) = self.ingress {
-            policy.ask(attachment, &self.query(from, Direction::Ingress));
-        }
-        u8::from(self.egress.is_some()) + u8::from(self.ingress.is_some())
+        Ok((rule, asks))
     }
 
     #[inline]

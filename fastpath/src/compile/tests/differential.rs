@@ -256,7 +256,9 @@ pub(super) fn judged(snapshot: &Snapshot, port: &str, query: &Query) -> referenc
         ..query
     };
     for query in [query, other, query] {
-        batch.ask(attachment, &query);
+        if let Some(decision) = batch.ask(attachment, &query) {
+            batch.put(decision);
+        }
     }
     let other = snapshot.judge(attachment, &other);
     assert_eq!(batch.judge(), [decision, other, decision], "{query:?}");

@@ -237,7 +237,10 @@ impl<'a, O: Observer> Pass<'a, O> {
         if is_affine {
             return judged_alone(aim, &from, self.snapshot);
         }
-        let asks = aim.ask(&from, policy);
+        let (rule, asks) = match aim.ask(&from, policy) {
+            Ok(asked) => asked,
+            Err(refusal) => return Ok(Decision::Refuse(refusal)),
+        };
         let reply_key = V4::key(&to.reversed(reply_zone));
         let state = match lane.mark.kind {
             Kind::Udp => ConnState::first(IpProtocol::UDP, TcpFlags::NONE),
@@ -255,7 +258,7 @@ impl<'a, O: Observer> Pass<'a, O> {
                 Bits::new(Some(exit), created as u16, state, flags).0,
                 Bits::new(back, (created >> 16) as u16, state, flags).0,
             ],
-            rule: None,
+            rule,
             asks,
         }))
     }
