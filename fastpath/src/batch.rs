@@ -6,7 +6,7 @@ use wire::packet::Family;
 use crate::flow::key::{self, V4, V6};
 use crate::io::{BATCH_MAX, Frame};
 use crate::port::PortId;
-use crate::stage::{Lane, Parsed};
+use crate::stage::{Lanes, Parsed};
 
 /// Frames received together, what they are, and what lookup found. Reused from loop to loop: nothing is allocated.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(crate) struct Batch {
     /// Frames in a row from one port.
     pub runs: Vec<(PortId, usize)>,
     /// What each is if it is plain.
-    pub lanes: [Lane; BATCH_MAX],
+    pub lanes: Lanes,
     /// What each of the others turned out to be, in order.
     pub parsed: Vec<Parsed>,
     /// Keys of those that belong to a flow, in order; plain ones have theirs in their lane.
@@ -83,7 +83,7 @@ impl Batch {
             frames: Vec::with_capacity(BATCH_MAX),
             ports: Vec::with_capacity(BATCH_MAX),
             runs: Vec::with_capacity(BATCH_MAX),
-            lanes: [Lane::default(); BATCH_MAX],
+            lanes: Lanes::default(),
             parsed: Vec::with_capacity(BATCH_MAX),
             v4: Keys::new(),
             v6: Keys::new(),
@@ -101,6 +101,7 @@ impl Batch {
         self.ports.clear();
         self.runs.clear();
         self.parsed.clear();
+        self.lanes.clear();
         self.v4.len = 0;
         self.v6.len = 0;
     }
@@ -149,9 +150,7 @@ impl Batch {
     /// Looks up all keys, whose buckets are on their way.
     #[inline]
     pub(crate) fn look_up(&mut self, v4: &View<'_, 2, 8>, v6: &View<'_, 5, 12>) {
-        for lane in &mut self.lanes[..self.frames.len()] {
-            lane.look_up(v4);
-        }
+        self.lanes.look_up(self.frames.len(), v4, v6);
         if self.v4.len > 0 {
             self.v4.look_up(v4);
         }

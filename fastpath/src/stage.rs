@@ -55,7 +55,7 @@ pub(crate) use fragments::{FragmentNote, FragmentOutcome};
 pub(crate) use hit::idle_ms;
 pub(crate) use hold::Hold;
 pub(crate) use ingress::{Parsed, Place};
-pub(crate) use plain::{Decision, Gates, Lane, Reading, Ways};
+pub(crate) use plain::{Decision, Gates, Lanes, Reading, Ways};
 pub(crate) use snat::Exhausted;
 
 /// The flow tables of one worker: its way to change them.
@@ -102,8 +102,9 @@ pub(crate) struct Inbound {
 pub(crate) struct Pass<'a, O: Observer> {
     pub snapshot: &'a Snapshot,
     pub shared: &'a Shared,
-    /// The IPv4 table and the generations, as steady flows are replayed from.
+    /// The tables and the generations, as steady flows are replayed from.
     pub v4: View<'a, 2, 8>,
+    pub v6: View<'a, 5, 12>,
     pub generations: Generations<'a>,
     pub ways: &'a mut Ways,
     pub flows: &'a mut Flows,

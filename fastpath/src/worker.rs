@@ -303,18 +303,22 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
         } = &mut *self.batch;
         let reading = Reading {
             memory: &self.memory,
-            table: &v4,
+            v4: &v4,
+            v6: &v6,
             snapshot,
             counters: &self.counters,
         };
-        let plain = self.gates.read(runs, frames, lanes, &reading);
+        let mut plain = self.gates.read(runs, frames, &mut lanes.v4, &reading);
+        if plain < frames.len() {
+            plain += self.gates.read_v6(runs, frames, lanes, &reading);
+        }
         let others = if plain < frames.len() {
             0..frames.len()
         } else {
             0..0
         };
         for at in others {
-            if self.batch.lanes[at].is_plain() {
+            if self.batch.lanes.is_plain(at) {
                 continue;
             }
             let frame = &mut self.batch.frames[at];
@@ -337,6 +341,7 @@ impl<P: PacketIo, O: Observer> Worker<P, O> {
             snapshot,
             shared: &self.shared,
             v4: self.shared.v4().view(),
+            v6: self.shared.v6().view(),
             generations: self.shared.generations(),
             ways: &mut self.ways,
             flows: &mut self.flows,

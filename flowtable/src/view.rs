@@ -131,6 +131,12 @@ impl<'t, const K: usize, const W: usize> View<'t, K, W> {
         Record::new(&self.records[flow.index() as usize])
     }
 
+    /// Brings the key of a record nearer.
+    #[inline]
+    pub fn prefetch_key(&self, flow: FlowRef) {
+        prefetch_at(self.records.as_ptr().wrapping_add(flow.index() as usize));
+    }
+
     /// Brings a record nearer.
     #[inline]
     pub fn prefetch_record(&self, flow: FlowRef) {

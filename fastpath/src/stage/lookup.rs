@@ -7,9 +7,10 @@
 use flowtable::FlowRef;
 use wire::packet::Family;
 
-use super::{Inbound, Lane, NOTHING, Parsed, Pass, Place, Table, ingress};
+use super::plain::{Ip, Lane};
+use super::{Inbound, NOTHING, Parsed, Pass, Place, Table, ingress};
 use crate::batch::{Batch, Lookup};
-use crate::flow::key::{Family as _, V4, V6};
+use crate::flow::key::{V4, V6};
 use crate::io::Frame;
 use crate::observe::{Observer, PacketNumber};
 use crate::port::PortId;
@@ -21,8 +22,8 @@ impl<O: Observer> Pass<'_, O> {
         let mut next = Next::default();
         let mut prospects = None;
         while next.frame < batch.frames.len() {
-            if batch.lanes[next.frame].may_be_steady() {
-                let replayed = self.replay_run(batch, next.frame);
+            if batch.lanes.may_be_steady(next.frame) {
+                let replayed = self.replay_runs(batch, next.frame);
                 self.counters.replayed.add(replayed as u64);
                 next.frame += replayed;
             }
@@ -35,6 +36,22 @@ impl<O: Observer> Pass<'_, O> {
         batch.forget_frames();
     }
 
+    /// Forwards frames of the batch from number `from` on, up to one that is not plain or whose flow is not steady. Returns how
+    /// many.
+    #[inline]
+    fn replay_runs(&mut self, batch: &mut Batch, from: usize) -> usize {
+        let mut next = from + self.replay_run::<V4, 2, 8>(batch, from);
+        while batch.lanes.is_plain_v6(next) {
+            let replayed = self.replay_run::<V6, 5, 12>(batch, next);
+            next += replayed;
+            if replayed == 0 {
+                break;
+            }
+            next += self.replay_run::<V4, 2, 8>(batch, next);
+        }
+        next - from
+    }
+
     /// Gives the next frame its verdict, the general way.
     #[inline(never)]
     fn decide(&mut self, batch: &mut Batch, next: &mut Next) {
@@ -42,9 +59,12 @@ impl<O: Observer> Pass<'_, O> {
         next.frame += 1;
         let (frame, port) = (batch.frames[at].take(), batch.ports[at]);
         let number = PacketNumber(self.first_number + at as u64);
-        let lane = &batch.lanes[at];
+        let lane = &batch.lanes.v4[at];
         if lane.is_plain() {
-            return self.not_steady(frame, number, port, lane);
+            return self.not_steady::<V4, 2, 8>(frame, number, port, lane);
+        }
+        if batch.lanes.is_plain_v6(at) {
+            return self.not_steady::<V6, 5, 12>(frame, number, port, &batch.lanes.v6[at]);
         }
         let parsed = batch.parsed[next.parsed];
         next.parsed += 1;
@@ -76,12 +96,18 @@ impl<O: Observer> Pass<'_, O> {
 
     /// A plain packet that the short way does not serve takes the general way from its start, but for one that has no entry and comes from
     /// who may not send it: its key is all that this needs.
-    fn not_steady(&mut self, frame: Frame, number: PacketNumber, port: PortId, lane: &Lane) {
+    fn not_steady<L: Ip<K, W>, const K: usize, const W: usize>(
+        &mut self,
+        frame: Frame,
+        number: PacketNumber,
+        port: PortId,
+        lane: &Lane<K>,
+    ) {
         let Lookup { key, hash } = lane.lookup();
         // Asked now: an earlier packet of the batch may have made the entry, or the candidate may have another key.
-        let found = self.v4.lookup(key, hash);
+        let found = L::view(&self.v4, &self.v6).lookup(key, hash);
         if found.is_none() {
-            let from = V4::tuple(key);
+            let from = L::tuple(key);
             if let Err(reason) = self.source_is_right(from.zone.ingress(), from.src) {
                 self.remember_drop(port, reason, None, |_| from);
                 return self.drop_frame(frame, number, reason, NOTHING);
@@ -95,7 +121,7 @@ impl<O: Observer> Pass<'_, O> {
                 place,
                 hash: hash.value(),
             };
-            self.found_or_not::<V4, 2, 8>(inbound, found);
+            self.found_or_not::<L, K, W>(inbound, found);
         }
     }
 

@@ -158,25 +158,54 @@ pub(crate) fn replay_v4(
     packet[8] = packet[8].wrapping_sub(1);
     update(packet, TTL_DOWN + change);
     packet[12..20].copy_from_slice(&addresses.to_ne_bytes());
-    let old = u32::from_ne_bytes([packet[20], packet[21], packet[22], packet[23]]);
-    packet[20..24].copy_from_slice(&ports);
+    let l4 = packet.last_chunk_mut().expect("20 bytes behind the header");
+    replay_l4(l4, change, is_udp, partial, ports);
+}
+
+/// As [`decrement_ttl`] and [`rewrite_v6`] together, for a packet of TCP or UDP without extension headers whose tuple is `key`, to
+/// addresses and ports as they lie in the header.
+#[inline]
+pub(crate) fn replay_v6(
+    packet: &mut [u8; 60],
+    key: &[u64; 5],
+    is_udp: bool,
+    partial: bool,
+    addresses: [u64; 4],
+    ports: [u8; 4],
+) {
+    let [a, b, c, d, _] = *key;
+    let change = Sum::of_changes([a, b, c, d], addresses);
+    packet[7] = packet[7].wrapping_sub(1);
+    let (places, _) = packet[8..40].as_chunks_mut::<8>();
+    for (place, word) in places.iter_mut().zip(addresses) {
+        *place = word.to_ne_bytes();
+    }
+    let l4 = packet.last_chunk_mut().expect("20 bytes behind the header");
+    replay_l4(l4, change, is_udp, partial, ports);
+}
+
+/// Ports and the transport checksum, when the addresses' sum has changed by this.
+#[inline]
+fn replay_l4(l4: &mut [u8; 20], change: Sum, is_udp: bool, partial: bool, ports: [u8; 4]) {
+    let old = u32::from_ne_bytes([l4[0], l4[1], l4[2], l4[3]]);
+    l4[0..4].copy_from_slice(&ports);
     let change_of_all = change + Sum::of_change(old.into(), u32::from_ne_bytes(ports).into());
     if is_udp {
-        let checksum = [packet[26], packet[27]];
+        let checksum = [l4[6], l4[7]];
         let checksum = if partial {
             change.updated_partial(checksum)
         } else {
             change_of_all.updated_udp(checksum)
         };
-        packet[26..28].copy_from_slice(&checksum);
+        l4[6..8].copy_from_slice(&checksum);
     } else {
-        let checksum = [packet[36], packet[37]];
+        let checksum = [l4[16], l4[17]];
         let checksum = if partial {
             change.updated_partial(checksum)
         } else {
             change_of_all.updated(checksum)
         };
-        packet[36..38].copy_from_slice(&checksum);
+        l4[16..18].copy_from_slice(&checksum);
     }
 }
 

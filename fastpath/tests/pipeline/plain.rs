@@ -1,11 +1,11 @@
 //! The short way of plain packets of steady flows does what the general way does: the same frames through both.
 
-use fastpath::flow::key::V4;
+use fastpath::flow::key::{V4, V6};
 use fastpath::flow::listing;
 use proptest::prelude::*;
 use wire::tcp::TcpFlags;
 
-use crate::cluster::{Fam, allow, attach, backend, policy, port_of, service};
+use crate::cluster::{self, BOTH, Fam, allow, attach, backend, policy, port_of, service};
 use crate::lab::{Lab, Options};
 use crate::packet::{L4, Pkt, syn_ack, tcp, udp};
 
@@ -13,13 +13,42 @@ use crate::packet::{L4, Pkt, syn_ack, tcp, udp};
 struct Twins {
     labs: [Lab; 2],
     flows: Vec<Flow>,
+    /// What tunnels of IPv6 lie in.
+    under: Fam,
 }
 
 /// A connection that is up: what each side sends, and where.
 struct Flow {
+    family: Fam,
     sides: [(&'static str, Pkt); 2],
     /// The node that the other side's packets come from, by VXLAN.
     node: Option<u8>,
+}
+
+/// The addresses of a pod of this node.
+fn pods(number: u8) -> [String; 2] {
+    BOTH.map(|family| family.pod(1, number))
+}
+
+/// Tunnels of IPv6 between the nodes' addresses of this family.
+fn lay_tunnels(state: &mut contract::proto::State, under: Fam) {
+    let lay = |ends: &mut [contract::proto::TunnelEnd], node: u8| {
+        for end in ends.iter_mut().filter(|end| end.address.len() == 16) {
+            end.outer_address = cluster::bytes(&under.node(node));
+        }
+    };
+    lay(&mut state.node.as_mut().unwrap().tunnel_ends, 1);
+    for (remote, node) in state.remote_nodes.iter_mut().zip(2..) {
+        lay(&mut remote.tunnel_ends, node);
+    }
+}
+
+/// Every word of the connections in a table.
+fn records<const K: usize, const W: usize>(table: &flowtable::Table<K, W>) -> Vec<String> {
+    table
+        .connections()
+        .map(|flow| format!("{:?}", (table.read(flow), table.read(flow.peer()))))
+        .collect()
 }
 
 /// One packet of a flow, and what is odd about it.
@@ -95,13 +124,14 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 impl Twins {
-    fn new(tx_checksum: bool) -> Self {
+    fn new(tx_checksum: bool, under: Fam) -> Self {
         let options = Options {
             tx_checksum,
             ..Options::default()
         };
         let labs = [false, true].map(|general| {
             let mut lab = Lab::with_options(&options, |state| {
+                lay_tunnels(state, under);
                 for (protocol, name) in [(6, "tcp"), (17, "udp")] {
                     let near = backend(1, 5, 8080);
                     state
@@ -115,9 +145,7 @@ impl Twins {
                         &backend(2, 9, 8080),
                     ));
                 }
-                state
-                    .policies
-                    .push(policy("web", &[allow(&[Fam::V4.pod(1, 6)], None)], &[]));
+                state.policies.push(policy("web", &[allow(&pods(6), None)], &[]));
                 port_of(state, "web").ingress = attach(&["web"]);
             });
             if general {
@@ -128,14 +156,21 @@ impl Twins {
         let mut twins = Self {
             labs,
             flows: Vec::new(),
+            under,
         };
-        twins.bring_up();
+        for family in BOTH {
+            twins.bring_up(family);
+        }
         twins
     }
 
-    fn bring_up(&mut self) {
-        let f = Fam::V4;
-        let far = |lab: &Lab, l3: &[u8]| lab.vxlan(2, l3);
+    /// A packet of another node's, by VXLAN.
+    fn vxlan(&self, node: u8, l3: &[u8]) -> Vec<u8> {
+        let outer = if l3[0] >> 4 == 4 { Fam::V4 } else { self.under };
+        self.labs[0].vxlan_from(&outer.node(node), 4096, l3)
+    }
+
+    fn bring_up(&mut self, f: Fam) {
         for (number, (to, node)) in [
             (f.at(&f.pod(1, 5), 80), None),
             (f.at(&f.vip(10), 80), None),
@@ -174,13 +209,14 @@ impl Twins {
                     other => panic!("a flow to {other}"),
                 };
                 let l3 = match node {
-                    Some(_) => far(&self.labs[0], &answer.l3()),
+                    Some(node) => self.vxlan(node, &answer.l3()),
                     None => answer.l3(),
                 };
                 assert_eq!(self.both(port, &l3).verdict, "tx");
                 let data = make(&from, &to);
                 assert_eq!(self.both("client", &data.l3()).verdict, "tx");
                 self.flows.push(Flow {
+                    family: f,
                     sides: [("client", data), (port, make(&src, &dst))],
                     node,
                 });
@@ -189,12 +225,12 @@ impl Twins {
     }
 
     /// A flow of datagrams that nobody has answered yet.
-    fn ask(&mut self) {
-        let f = Fam::V4;
+    fn ask(&mut self, f: Fam) {
         let (from, to) = (f.at(&f.pod(1, 6), 4100), f.at(&f.pod(1, 5), 80));
         let question = udp(&from, &to).payload(20);
         assert_eq!(self.both("client", &question.l3()).verdict, "tx");
         self.flows.push(Flow {
+            family: f,
             sides: [("client", question), ("web", udp(&to, &from))],
             node: None,
         });
@@ -223,17 +259,21 @@ impl Twins {
             pkt = pkt.may_fragment();
         }
         let mut l3 = if step.partial { pkt.l3_partial() } else { pkt.l3() };
-        if step.reply && flow.node.is_some() {
-            l3 = self.labs[0].vxlan(2, &l3);
-            wire::ipv4::Ipv4Header::prefix_mut(&mut l3)
-                .unwrap()
-                .set_tos(step.outer_ecn);
+        if let Some(node) = flow.node.filter(|_| step.reply) {
+            l3 = self.vxlan(node, &l3);
+            if l3[0] >> 4 == 4 {
+                let outer = wire::ipv4::Ipv4Header::prefix_mut(&mut l3).unwrap();
+                outer.set_tos(step.outer_ecn);
+            } else {
+                let outer = wire::ipv6::Ipv6Header::prefix_mut(&mut l3).unwrap();
+                outer.set_traffic_class(step.outer_ecn);
+            }
         }
         let mut frame = self.labs[0].frame(port, &l3);
         frame.resize(frame.len() + step.padding, 0xaa);
         if let Some((at, change)) = step.damage {
-            // Headers alone: 14 + 50 + 40 bytes.
-            let end = frame.len().min(104);
+            // Headers alone: 14 + 50 + 40 bytes, with IPv6 20 more each.
+            let end = frame.len().min(if flow.family == Fam::V4 { 104 } else { 144 });
             frame[at.index(end)] ^= change;
         }
         let [number, _] = self.labs.each_mut().map(|lab| lab.feed(port, &frame));
@@ -269,27 +309,34 @@ impl Twins {
                 .map(|(rule, _)| format!("{:?}", counters.rule(rule)))
                 .collect();
             let mut flows = Vec::new();
-            listing::walk::<V4, 2, 8>(lab.shared.v4(), (lab.now_ns / 1_000_000) as u32, |listed| {
+            let now_ms = (lab.now_ns / 1_000_000) as u32;
+            listing::walk::<V4, 2, 8>(lab.shared.v4(), now_ms, |listed| {
                 flows.push(format!("{listed:?}"));
                 true
             });
-            let table = lab.shared.v4();
-            let records: Vec<_> = table
-                .connections()
-                .map(|flow| (table.read(flow), table.read(flow.peer())))
-                .collect();
-            (counters.moved(), ports, rules, flows, records)
+            listing::walk::<V6, 5, 12>(lab.shared.v6(), now_ms, |listed| {
+                flows.push(format!("{listed:?}"));
+                true
+            });
+            let (v4, v6) = (records(lab.shared.v4()), records(lab.shared.v6()));
+            (counters.moved(), ports, rules, flows, v4, v6)
         };
         assert_eq!(of(&self.labs[0]), of(&self.labs[1]));
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(80))]
     #[test]
-    fn both_ways_give_the_same(tx_checksum: bool, steps in proptest::collection::vec(step(), 1..80)) {
-        let mut twins = Twins::new(tx_checksum);
-        twins.ask();
+    fn both_ways_give_the_same(
+        tx_checksum: bool,
+        under in prop::sample::select(vec![Fam::V4, Fam::V4, Fam::V6]),
+        steps in proptest::collection::vec(step(), 1..120),
+    ) {
+        let mut twins = Twins::new(tx_checksum, under);
+        for family in BOTH {
+            twins.ask(family);
+        }
         let mut numbers = Vec::new();
         for step in &steps {
             numbers.push(twins.feed(step));
@@ -300,8 +347,8 @@ proptest! {
             match step.then {
                 Then::Wait(ms) => twins.labs.iter_mut().for_each(|lab| lab.advance_s(f64::from(ms) / 1000.0)),
                 Then::Policy(open) => twins.labs.iter_mut().for_each(|lab| lab.change(|state| {
-                    let from = Fam::V4.pod(1, if open { 6 } else { 7 });
-                    state.policies[0] = policy("web", &[allow(&[from], None)], &[]);
+                    let from = pods(if open { 6 } else { 7 });
+                    state.policies[0] = policy("web", &[allow(&from, None)], &[]);
                 })),
                 _ => {}
             }
@@ -314,13 +361,13 @@ proptest! {
 /// Without it the test above would compare the general way with itself.
 #[test]
 fn packets_of_flows_that_are_up_take_the_short_way() {
-    let mut twins = Twins::new(true);
+    let mut twins = Twins::new(true, Fam::V4);
     for reply in [false, true] {
         for flow in 0..twins.flows.len() {
             let (port, pkt) = twins.flows[flow].sides[usize::from(reply)].clone();
             let pkt = pkt.seq(3000, 1).payload(20);
             let l3 = match twins.flows[flow].node.filter(|_| reply) {
-                Some(node) => twins.labs[0].vxlan(node, &pkt.l3()),
+                Some(node) => twins.vxlan(node, &pkt.l3()),
                 None => pkt.l3(),
             };
             let replayed = |lab: &Lab| lab.worker.counters().replayed.get();
@@ -334,8 +381,14 @@ fn packets_of_flows_that_are_up_take_the_short_way() {
 
 #[test]
 fn datagrams_that_nobody_answers_take_the_short_way() {
-    let mut twins = Twins::new(true);
-    twins.ask();
+    for family in BOTH {
+        datagrams_of_one_family_that_nobody_answers_take_the_short_way(family);
+    }
+}
+
+fn datagrams_of_one_family_that_nobody_answers_take_the_short_way(family: Fam) {
+    let mut twins = Twins::new(true, Fam::V4);
+    twins.ask(family);
     let (port, question) = twins.flows.last().unwrap().sides[0].clone();
     let replayed = |twins: &Twins| {
         twins
@@ -354,7 +407,7 @@ fn datagrams_that_nobody_answers_take_the_short_way() {
 
 #[test]
 fn plain_packets_that_open_a_flow_take_the_short_way() {
-    let twins = Twins::new(true);
+    let twins = Twins::new(true, Fam::V4);
     let [short, general] = twins
         .labs
         .each_ref()
@@ -363,54 +416,114 @@ fn plain_packets_that_open_a_flow_take_the_short_way() {
     assert_eq!(general, 0);
 }
 
+/// Offset in the IP packet, and what is put there.
+const EDGES_V4: &[(usize, &[u8])] = &[
+    (2, &[0, 27]),
+    (2, &[0, 39]),
+    (2, &[0, 40]),
+    (2, &[0, 41]),
+    (2, &[0xff, 0xff]),
+    (6, &[0x20, 0]),
+    (6, &[0x80, 0]),
+    (6, &[0, 1]),
+    (8, &[1]),
+    (8, &[2]),
+    (9, &[1]),
+    (9, &[132]),
+    (12, &[0]),
+    (12, &[127]),
+    (12, &[169, 254]),
+    (16, &[224]),
+    (16, &[255, 255, 255, 255]),
+    (20, &[0, 67, 0, 68]),
+    (22, &4789u16.to_be_bytes()),
+    (24, &[0, 7]),
+    (24, &[0, 8]),
+    (24, &[0xff, 0xff]),
+    (26, &[0, 0]),
+    (26, &[0xff, 0xff]),
+    (32, &[0x40]),
+    (32, &[0x60]),
+    (32, &[0xf0]),
+    (33, &[0x11]),
+    (36, &[0, 0]),
+    (36, &[0xff, 0xff]),
+];
+
+/// The same of IPv6.
+const EDGES_V6: &[(usize, &[u8])] = &[
+    (0, &[0x50]),
+    (0, &[0x6f, 0xff, 0xff, 0xff]),
+    (4, &[0, 0]),
+    (4, &[0, 7]),
+    (4, &[0, 19]),
+    (4, &[0, 20]),
+    (4, &[0, 33]),
+    (4, &[0xff, 0xd7]),
+    (4, &[0xff, 0xd8]),
+    (4, &[0xff, 0xff]),
+    (6, &[0]),
+    (6, &[1]),
+    (6, &[4]),
+    (6, &[43]),
+    (6, &[44]),
+    (6, &[58]),
+    (6, &[59]),
+    (6, &[60]),
+    (6, &[132]),
+    (7, &[0]),
+    (7, &[1]),
+    (7, &[2]),
+    (8, &[0]),
+    (8, &[0, 0]),
+    (8, &[0; 16]),
+    (8, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
+    (8, &[0, 0x64, 0xff, 0x9b]),
+    (8, &[0xfe, 0x80]),
+    (8, &[0xfe, 0xc0]),
+    (8, &[0xff, 2]),
+    (24, &[0, 0]),
+    (24, &[0; 16]),
+    (24, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
+    (24, &[0xfe, 0x80]),
+    (24, &[0xff, 2]),
+    (40, &[2, 35, 2, 34]),
+    (40, &[0, 67, 0, 68]),
+    (42, &4789u16.to_be_bytes()),
+    (44, &[0, 7]),
+    (44, &[0, 8]),
+    (44, &[0xff, 0xff]),
+    (46, &[0, 0]),
+    (46, &[0xff, 0xff]),
+    (52, &[0x40]),
+    (52, &[0x60]),
+    (52, &[0xf0]),
+    (53, &[0x11]),
+    (56, &[0, 0]),
+    (56, &[0xff, 0xff]),
+];
+
 /// Fields at the edges of what is plain: the IP header stays right, so that nothing but the field itself tells.
 #[test]
 fn what_is_nearly_plain_fares_the_same_both_ways() {
-    let mut twins = Twins::new(false);
-    // Offset in the IP packet, and what is put there.
-    let edges: &[(usize, &[u8])] = &[
-        (2, &[0, 27]),
-        (2, &[0, 39]),
-        (2, &[0, 40]),
-        (2, &[0, 41]),
-        (2, &[0xff, 0xff]),
-        (6, &[0x20, 0]),
-        (6, &[0x80, 0]),
-        (6, &[0, 1]),
-        (8, &[1]),
-        (8, &[2]),
-        (9, &[1]),
-        (9, &[132]),
-        (12, &[0]),
-        (12, &[127]),
-        (12, &[169, 254]),
-        (16, &[224]),
-        (16, &[255, 255, 255, 255]),
-        (20, &[0, 67, 0, 68]),
-        (22, &4789u16.to_be_bytes()),
-        (24, &[0, 7]),
-        (24, &[0, 8]),
-        (24, &[0xff, 0xff]),
-        (26, &[0, 0]),
-        (26, &[0xff, 0xff]),
-        (32, &[0x40]),
-        (32, &[0x60]),
-        (32, &[0xf0]),
-        (33, &[0x11]),
-        (36, &[0, 0]),
-        (36, &[0xff, 0xff]),
-    ];
+    let mut twins = Twins::new(false, Fam::V4);
     for flow in 0..twins.flows.len() {
         for reply in [false, true] {
+            let edges = match twins.flows[flow].family {
+                Fam::V4 => EDGES_V4,
+                Fam::V6 => EDGES_V6,
+            };
             for (at, bytes) in edges {
                 let (port, pkt) = twins.flows[flow].sides[usize::from(reply)].clone();
                 let mut l3 = pkt.seq(3000, 1).payload(12).l3();
                 l3[*at..at + bytes.len()].copy_from_slice(bytes);
-                l3[10..12].fill(0);
-                let sum = wire::checksum::Sum::of(&l3[..20]).checksum();
-                l3[10..12].copy_from_slice(&sum.to_bytes());
+                if twins.flows[flow].family == Fam::V4 {
+                    l3[10..12].fill(0);
+                    let sum = wire::checksum::Sum::of(&l3[..20]).checksum();
+                    l3[10..12].copy_from_slice(&sum.to_bytes());
+                }
                 if let Some(node) = twins.flows[flow].node.filter(|_| reply) {
-                    l3 = twins.labs[0].vxlan(node, &l3);
+                    l3 = twins.vxlan(node, &l3);
                 }
                 let frame = twins.labs[0].frame(port, &l3);
                 let [number, _] = twins.labs.each_mut().map(|lab| lab.feed(port, &frame));
@@ -424,6 +537,7 @@ fn what_is_nearly_plain_fares_the_same_both_ways() {
 /// A packet that opens a flow, or would: from whom, to what, on which port.
 #[derive(Clone, Debug)]
 struct First {
+    family: Fam,
     from: &'static str,
     to: usize,
     sport: u16,
@@ -433,13 +547,15 @@ struct First {
 
 fn first() -> impl Strategy<Value = First> {
     (
+        prop::sample::select(&BOTH[..]),
         prop_oneof![6 => Just("client"), 2 => Just("web"), 1 => Just("spoofed")],
         0..DESTINATIONS.len(),
         0u16..6,
         any::<bool>(),
         prop::bool::weighted(0.03),
     )
-        .prop_map(|(from, to, sport, is_tcp, then_poll)| First {
+        .prop_map(|(family, from, to, sport, is_tcp, then_poll)| First {
+            family,
             from,
             to,
             sport,
@@ -468,10 +584,10 @@ const DESTINATIONS: [(fn(Fam) -> String, u16); 12] = [
 impl Twins {
     /// Policies and Services that refuse some of what [`first`] makes.
     fn with_refusals() -> Self {
-        let mut twins = Self::new(false);
+        let mut twins = Self::new(false, Fam::V4);
         for lab in &mut twins.labs {
             lab.change(|state| {
-                let client = [Fam::V4.pod(1, 6)];
+                let client = pods(6);
                 let rules = [6, 17].map(|protocol| allow(&client, Some((protocol, 8080))));
                 state.policies[0] = policy("web", &rules, &[]);
                 state.policies.push(policy("client", &[], &[]));
@@ -495,7 +611,7 @@ impl Twins {
     }
 
     fn feed_first(&mut self, first: &First) -> u64 {
-        let f = Fam::V4;
+        let f = first.family;
         let (address, port) = DESTINATIONS[first.to];
         // No port for two destinations: two flows with one reply would draw a port, and the short way draws it after others' backends.
         let sport = 6000 + 6 * first.to as u16 + first.sport;
@@ -551,6 +667,7 @@ fn a_batch_of_allowed_and_denied_packets_and_their_duplicates_fares_the_same_bot
         .map(|lab| lab.worker.counters().opened.get());
     let firsts: Vec<_> = (0..60)
         .map(|number| First {
+            family: Fam::V4,
             from: "client",
             to: (number / 2) % 2,
             sport: (number as u16 % 24) / 4,

@@ -13,16 +13,24 @@ use anyhow::{Context as _, Result, ensure};
 use super::{peer, pipeline, program, target};
 use crate::workspace;
 
-/// The cases and how many flows are established.
-const CASES: &[(&str, u32)] = &[
-    ("io-floor", 1000),
-    ("forward", 1000),
-    ("policy", 1000),
-    ("service", 1000),
-    ("service-vxlan", 1000),
-    ("service-vxlan-return", 1000),
-    ("new-flows", 1000),
+/// The names of the figures, the cases that they are of, and the version of IP.
+const CASES: &[(&str, &str, u8)] = &[
+    ("io-floor", "io-floor", 4),
+    ("forward", "forward", 4),
+    ("policy", "policy", 4),
+    ("service", "service", 4),
+    ("service-vxlan", "service-vxlan", 4),
+    ("service-vxlan-return", "service-vxlan-return", 4),
+    ("new-flows", "new-flows", 4),
+    ("forward-ipv6", "forward", 6),
+    ("policy-ipv6", "policy", 6),
+    ("service-ipv6", "service", 6),
+    ("service-vxlan-ipv6", "service-vxlan", 6),
+    ("service-vxlan-return-ipv6", "service-vxlan-return", 6),
+    ("new-flows-ipv6", "new-flows", 6),
 ];
+/// Established flows.
+const FLOWS: u32 = 1000;
 /// Packets of the shorter run.
 const PACKETS: u64 = 16_384;
 /// How many percent more than committed a case may take.
@@ -45,36 +53,36 @@ pub(crate) fn run(bless: bool) -> Result<bool> {
     let mut counted = BTreeMap::new();
     let mut worse = Vec::new();
     println!("| case | instructions per packet | committed | |\n| --- | ---: | ---: | ---: |");
-    for (case, flows) in CASES {
+    for (name, case, family) in CASES {
         let (once, twice) = (
-            start(&program, case, *flows, PACKETS)?,
-            start(&program, case, *flows, 2 * PACKETS)?,
+            start(&program, case, *family, PACKETS)?,
+            start(&program, case, *family, 2 * PACKETS)?,
         );
         let (once, twice) = (once.finish()?, twice.finish()?);
         ensure!(
             twice > once,
-            "{case}: {twice} instructions for twice the packets of {once}"
+            "{name}: {twice} instructions for twice the packets of {once}"
         );
         let figure = tenth((twice - once) as f64 / PACKETS as f64);
-        let verdict = match committed.get(*case) {
+        let verdict = match committed.get(*name) {
             _ if bless => "blessed".to_owned(),
             None => {
-                worse.push(format!("{case}: no figure is committed"));
+                worse.push(format!("{name}: no figure is committed"));
                 "not committed".to_owned()
             }
             Some(before) => {
                 let percent = (figure / before - 1.0) * 100.0;
                 if percent > TOLERANCE_PERCENT {
                     worse.push(format!(
-                        "{case}: {figure} instructions per packet, {before} are committed"
+                        "{name}: {figure} instructions per packet, {before} are committed"
                     ));
                 }
                 format!("{percent:+.1} %")
             }
         };
-        let before = committed.get(*case).map_or("-".to_owned(), f64::to_string);
-        println!("| {case} | {figure} | {before} | {verdict} |");
-        counted.insert((*case).to_owned(), figure);
+        let before = committed.get(*name).map_or("-".to_owned(), f64::to_string);
+        println!("| {name} | {figure} | {before} | {verdict} |");
+        counted.insert((*name).to_owned(), figure);
     }
     if bless {
         fs::write(file(), serde_json::to_string_pretty(&counted)? + "\n")?;
@@ -95,13 +103,14 @@ struct Counting {
     log: PathBuf,
 }
 
-fn start(program: &Path, case: &str, flows: u32, packets: u64) -> Result<Counting> {
-    let log = target().join(format!("callgrind-{case}-{packets}.log"));
+fn start(program: &Path, case: &str, family: u8, packets: u64) -> Result<Counting> {
+    let log = target().join(format!("callgrind-{case}-{family}-{packets}.log"));
     let child = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(format!("--log-file={}", log.display()))
         .arg(program)
-        .args(["core", "--case", case, "--flows", &flows.to_string()])
+        .args(["core", "--case", case, "--family", &family.to_string()])
+        .args(["--flows", &FLOWS.to_string()])
         .args(["--ports", pipeline::ports(case)])
         .args(["--packets", &packets.to_string(), "--json"])
         .stdout(Stdio::null())
@@ -155,8 +164,8 @@ mod tests {
     #[test]
     fn every_case_has_a_committed_figure() {
         let committed = read().unwrap();
-        let cases: Vec<&str> = CASES.iter().map(|(case, _)| *case).collect();
-        assert_eq!(committed.len(), cases.len());
-        assert!(cases.iter().all(|case| committed[*case] > 0.0));
+        let names: Vec<&str> = CASES.iter().map(|(name, _, _)| *name).collect();
+        assert_eq!(committed.len(), names.len());
+        assert!(names.iter().all(|name| committed[*name] > 0.0));
     }
 }

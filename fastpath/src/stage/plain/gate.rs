@@ -6,12 +6,14 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use flowtable::View;
 use wire::IpProtocol;
+use wire::packet::Family;
 use wire::vxlan::VxlanHeader;
 
-use super::head::{HEAD_LEN, Head, L3, Plain};
-use super::lane::Lane;
+use super::head::{Head, HeadV4, L3, Plain};
+use super::ip::Ip;
+use super::lane::{Lane, Lanes};
 use crate::counters::Counters;
-use crate::flow::key::zone_of_key;
+use crate::flow::key::{V4, V6, zone_of_key};
 use crate::flow::{Ingress, Zone};
 use crate::io::{Checksum, Frame, Memory};
 use crate::port::PortId;
@@ -34,11 +36,18 @@ pub(crate) struct Gates {
 #[derive(Clone, Copy, Debug)]
 struct Gate {
     epoch: u64,
-    /// The first 16 bytes, of which [`Kind::link_mask`] says which count.
+    /// The first 16 bytes of those of IPv4, of which [`Kind::link_mask`] says which count.
     link: [u64; 2],
     /// Part of the keys.
     zone: u64,
     kind: Kind,
+}
+
+/// What the first 16 bytes of a frame are, and which bits of them count.
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    words: [u64; 2],
+    mask: [u64; 2],
 }
 
 /// What tunnel packets look like.
@@ -70,7 +79,8 @@ struct Known {
 #[derive(Clone, Copy)]
 pub(crate) struct Reading<'b> {
     pub(crate) memory: &'b Memory,
-    pub(crate) table: &'b View<'b, 2, 8>,
+    pub(crate) v4: &'b View<'b, 2, 8>,
+    pub(crate) v6: &'b View<'b, 5, 12>,
     pub(crate) snapshot: &'b Snapshot,
     pub(crate) counters: &'b Counters,
 }
@@ -109,8 +119,8 @@ impl Gates {
         self.epoch += 1;
     }
 
-    /// Reads `frames`, received by the ports of `runs`, into their lanes, counts them, and notes partial checksums that plain ones
-    /// carry. Returns how many are plain.
+    /// Reads `frames`, received by the ports of `runs`, into their lanes of IPv4, counts them, and notes partial checksums that
+    /// plain ones carry. Returns how many are plain.
     #[inline(never)]
     pub(crate) fn read(
         &mut self,
@@ -144,6 +154,49 @@ impl Gates {
         plain
     }
 
+    /// Reads those of the frames that are not plain as IPv4 into their lanes of IPv6, and notes partial checksums. Returns how many are
+    /// plain.
+    #[inline(never)]
+    pub(crate) fn read_v6(
+        &mut self,
+        runs: &[(PortId, usize)],
+        frames: &mut [Frame],
+        lanes: &mut Lanes,
+        by: &Reading<'_>,
+    ) -> usize {
+        let (mut at, mut plain) = (0, 0);
+        for &(port, count) in runs {
+            let gate = self.gate(port, by.snapshot);
+            for at in at..at + count {
+                let found = if lanes.v4[at].is_plain() {
+                    None
+                } else {
+                    self.read_one_v6(&gate, &mut frames[at], by)
+                };
+                let lane = &mut lanes.v6[at];
+                if let Some(found) = found {
+                    lane.set(found.mark, found.key, by.v6);
+                    plain += 1;
+                } else {
+                    lane.clear();
+                }
+            }
+            at += count;
+        }
+        lanes.extend_v6(at);
+        plain
+    }
+
+    #[inline]
+    fn read_one_v6(&mut self, gate: &Gate, frame: &mut Frame, by: &Reading<'_>) -> Option<Plain<5>> {
+        let link = gate.link().of_ipv6();
+        match gate.kind {
+            Kind::Closed => None,
+            Kind::Pod | Kind::Host => self.read_one::<V6, 5, 12, false>(gate, link, self.tunnel, frame, by),
+            Kind::Uplink => self.read_one::<V6, 5, 12, true>(gate, link, self.tunnel, frame, by),
+        }
+    }
+
     /// The gate of `port`, for the frames of one run.
     #[inline]
     fn gate(&mut self, port: PortId, snapshot: &Snapshot) -> Gate {
@@ -174,12 +227,12 @@ impl Gates {
         by: &Reading<'_>,
     ) -> (usize, u64) {
         // Copies: what is read for each frame stays in registers.
-        let (gate, tunnel, mask) = (*gate, self.tunnel, gate.kind.link_mask());
+        let (gate, tunnel, link) = (*gate, self.tunnel, gate.link());
         let (mut others, mut len) = (0, 0);
         for (frame, lane) in frames.iter_mut().zip(lanes) {
-            if let Some(plain) = self.read_one::<UPLINK>(&gate, mask, tunnel, frame, by) {
+            if let Some(plain) = self.read_one::<V4, 2, 8, UPLINK>(&gate, link, tunnel, frame, by) {
                 len += frame.head_len() as u64;
-                lane.set(plain.mark, plain.key, by.table);
+                lane.set(plain.mark, plain.key, by.v4);
             } else {
                 len += frame.len() as u64;
                 lane.clear();
@@ -190,68 +243,88 @@ impl Gates {
     }
 
     #[inline]
-    fn read_one<const UPLINK: bool>(
+    fn read_one<L: Ip<K, W>, const K: usize, const W: usize, const UPLINK: bool>(
         &mut self,
         gate: &Gate,
-        mask: [u64; 2],
+        link: Link,
         tunnel: Tunnel,
         frame: &mut Frame,
         by: &Reading<'_>,
-    ) -> Option<Plain> {
+    ) -> Option<Plain<K>> {
         if frame.is_chain() {
             return None;
         }
         let bytes = by.memory.bytes(frame);
-        let head = Head::of(bytes)?;
-        let ([a, b], [c, d], [m, n]) = (head.link(), gate.link, mask);
-        if (a ^ c) & m | (b ^ d) & n != 0 || !head.is_ip_plain(bytes.len() - L3) {
+        let head = <L::Head<'_>>::of(bytes)?;
+        if !link.is_of(head.link()) {
+            // IPv6, too, comes in IPv4.
+            if !UPLINK || L::FAMILY == Family::V4 {
+                return None;
+            }
+            let outer = HeadV4::of(bytes)?;
+            let is_tunnel = gate.link().is_of(outer.link())
+                && outer.is_ip_plain(bytes.len() - L3)
+                && tunnel.is_for(outer);
+            return if is_tunnel {
+                self.read_tunnel::<L, K, W>(tunnel, frame, by)
+            } else {
+                None
+            };
+        }
+        if !head.is_ip_plain(bytes.len() - L3) {
             return None;
         }
         if UPLINK {
-            if head.proto() == IpProtocol::UDP && head.dport() == tunnel.vxlan_port {
-                let plain = self.read_tunnel(tunnel, head, bytes, by.snapshot)?;
-                // What the port found is the outer header's, which is gone.
-                frame.checksum = Checksum::Full;
-                note_partial(&plain, frame);
-                return Some(plain);
+            if !tunnel.is_for(head) {
+                return head.read(L3, gate.zone, |_| false);
             }
-            return head.read(L3, gate.zone, |_| false);
+            // Over IPv6 it takes the general way.
+            return if L::FAMILY == Family::V4 {
+                self.read_tunnel::<L, K, W>(tunnel, frame, by)
+            } else {
+                None
+            };
         }
         let plain = head.read(L3, gate.zone, |udp| {
-            gate.kind == Kind::Pod && (udp.dport() == tunnel.vxlan_port || udp.ports() == DHCP_SERVER)
+            gate.kind == Kind::Pod
+                && (udp.dport() == tunnel.vxlan_port || udp.ports() == dhcp_server(L::FAMILY))
         })?;
-        note_partial(&plain, frame);
+        note_partial::<L, K, W>(&plain, frame);
         Some(plain)
     }
 
-    /// The packet inside VXLAN of ours.
+    /// The packet inside VXLAN of ours, in a plain packet of IPv4.
     #[inline]
-    fn read_tunnel(
+    fn read_tunnel<L: Ip<K, W>, const K: usize, const W: usize>(
         &mut self,
         tunnel: Tunnel,
-        outer: Head<'_>,
-        bytes: &[u8],
-        snapshot: &Snapshot,
-    ) -> Option<Plain> {
+        frame: &mut Frame,
+        by: &Reading<'_>,
+    ) -> Option<Plain<K>> {
+        let bytes = by.memory.bytes(frame);
+        let outer = HeadV4::of(bytes)?;
         if outer.dst() != tunnel.vtep || !outer.udp_is_plain() {
             return None;
         }
         let (header, inner) = VxlanHeader::parse(bytes.get(VXLAN_AT..)?).ok()?;
-        let head = Head::of(inner)?;
-        let [_, link] = head.link();
+        let head = <L::Head<'_>>::of(inner)?;
         // The outer packet's length bounds the inner one.
-        let available = usize::from(outer.total_len()).checked_sub(INNER_L3 - L3)?;
+        let available = outer.total_len().checked_sub(INNER_L3 - L3)?;
         // RFC 6040: what the outer header marks is the general way's to merge.
         let outer_ecn = outer.tos() & 3;
         let is_plain = header.vni() == tunnel.vni
-            && (link ^ IPV4_LINK) & IPV4_LINK_MASK == 0
+            && Link::inner(L::FAMILY).is_of(head.link())
             && (outer_ecn == 0 || outer_ecn == head.tos() & 3)
             && head.is_ip_plain(available);
         if !is_plain {
             return None;
         }
-        let zone = self.zone_of_peer(outer.src(), snapshot)?;
-        head.read(INNER_L3, zone, |_| false)
+        let zone = self.zone_of_peer(outer.src(), by.snapshot)?;
+        let plain = head.read(INNER_L3, zone, |_| false)?;
+        // What the port found is the outer header's, which is gone.
+        frame.checksum = Checksum::Full;
+        note_partial::<L, K, W>(&plain, frame);
+        Some(plain)
     }
 
     /// The zone of what comes by a tunnel from the node that has this address.
@@ -268,15 +341,18 @@ impl Gates {
 
 /// Notes that the checksum of a packet that comes from a kernel is partial, if it is and the port did not say so.
 #[inline]
-fn note_partial(plain: &Plain, frame: &mut Frame) {
-    if plain.is_partial() && frame.checksum == Checksum::Full {
-        let offset = if plain.mark.is_udp() {
+fn note_partial<L: Ip<K, W>, const K: usize, const W: usize>(plain: &Plain<K>, frame: &mut Frame) {
+    let ip_len = <L::Head<'_> as Head<'_, K>>::IP_LEN as u16;
+    let mark = plain.mark;
+    let pseudo = L::pseudo(&plain.key, mark.proto(), mark.total_len - ip_len);
+    if pseudo.folds_to(plain.checksum) && frame.checksum == Checksum::Full {
+        let offset = if mark.is_udp() {
             wire::udp::CHECKSUM_OFFSET
         } else {
             wire::tcp::CHECKSUM_OFFSET
         };
         frame.checksum = Checksum::Partial {
-            start: plain.mark.l3 + 20,
+            start: mark.l3 + ip_len,
             offset: offset as u16,
         };
     }
@@ -326,9 +402,64 @@ impl Gate {
             kind,
         }
     }
+
+    /// Of its frames of IPv4.
+    #[inline]
+    const fn link(&self) -> Link {
+        Link {
+            words: self.link,
+            mask: self.kind.link_mask(),
+        }
+    }
+}
+
+impl Link {
+    /// Of the frame inside a tunnel, of any MAC addresses.
+    #[inline]
+    const fn inner(family: Family) -> Self {
+        let v4 = Self {
+            words: [0, IPV4_LINK],
+            mask: [0, IPV4_LINK_MASK],
+        };
+        match family {
+            Family::V4 => v4,
+            Family::V6 => v4.of_ipv6(),
+        }
+    }
+
+    /// The same station's as of IPv4.
+    #[inline]
+    const fn of_ipv6(self) -> Self {
+        let ([a, b], [m, n]) = (self.words, self.mask);
+        Self {
+            words: [a, b & !IPV4_LINK_MASK | IPV6_LINK],
+            mask: [m, n & !IPV4_LINK_MASK | IPV6_LINK_MASK],
+        }
+    }
+
+    #[inline]
+    const fn is_of(self, head: [u64; 2]) -> bool {
+        let ([a, b], [c, d], [m, n]) = (head, self.words, self.mask);
+        (a ^ c) & m | (b ^ d) & n == 0
+    }
+}
+
+/// Source and destination port of what DHCP servers say.
+#[inline]
+const fn dhcp_server(family: Family) -> [u8; 4] {
+    match family {
+        Family::V4 => [0, 67, 0, 68],
+        Family::V6 => [2, 35, 2, 34],
+    }
 }
 
 impl Tunnel {
+    /// UDP to the port of VXLAN.
+    #[inline]
+    fn is_for<'f, const K: usize>(self, head: impl Head<'f, K>) -> bool {
+        head.proto() == IpProtocol::UDP && head.l4().dport() == self.vxlan_port
+    }
+
     fn of(snapshot: &Snapshot) -> Self {
         let node = snapshot.this_node();
         let vtep = node.vteps.iter().find_map(|vtep| match vtep {
@@ -373,10 +504,10 @@ const IPV4_WITHOUT_OPTIONS: [u8; 3] = [0x08, 0x00, 0x45];
 /// The second word of a frame as far as it says that.
 const IPV4_LINK: u64 = u64::from_ne_bytes([0, 0, 0, 0, 0x08, 0x00, 0x45, 0]);
 const IPV4_LINK_MASK: u64 = u64::from_ne_bytes([0, 0, 0, 0, 0xff, 0xff, 0xff, 0]);
-/// Source and destination port of what DHCP servers say.
-const DHCP_SERVER: [u8; 4] = [0, 67, 0, 68];
+/// The same of IPv6, whose traffic class begins within the byte of the version.
+const IPV6_LINK: u64 = u64::from_ne_bytes([0, 0, 0, 0, 0x86, 0xdd, 0x60, 0]);
+const IPV6_LINK_MASK: u64 = u64::from_ne_bytes([0, 0, 0, 0, 0xff, 0xff, 0xf0, 0]);
 /// Where VXLAN's header is behind plain outer headers, and the inner IP header behind it.
 const VXLAN_AT: usize = L3 + 20 + 8;
 const INNER_L3: usize = VXLAN_AT + 8 + L3;
 const PEERS: usize = 64;
-const _: () = assert!(HEAD_LEN >= VXLAN_AT);

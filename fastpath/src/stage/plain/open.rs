@@ -65,7 +65,7 @@ impl<'a, O: Observer> Pass<'a, O> {
         from: usize,
         prospects: &mut Option<Prospects<'a>>,
     ) -> usize {
-        let lanes = &batch.lanes[..batch.frames.len()];
+        let lanes = &batch.lanes.v4[..batch.frames.len()];
         if !lanes.get(from).is_some_and(Lane::opens) {
             return 0;
         }
@@ -117,9 +117,9 @@ impl<'a, O: Observer> Pass<'a, O> {
     #[inline]
     fn open_plain(&mut self, batch: &mut Batch, at: usize, opening: &Opening, prospects: &Prospects<'_>) {
         let number = PacketNumber(self.first_number + at as u64);
-        let opened = self.open(&mut batch.frames[at], &batch.lanes[at], opening);
+        let opened = self.open(&mut batch.frames[at], &batch.lanes.v4[at], opening);
         let Some((flow, port, sent)) = opened else {
-            let plan = opening.plan(&batch.lanes[at]);
+            let plan = opening.plan(&batch.lanes.v4[at]);
             return self.carry_out_plain(batch, at, Ok(plan), prospects);
         };
         if O::ACTIVE {
@@ -140,7 +140,7 @@ impl<'a, O: Observer> Pass<'a, O> {
         has_opened: bool,
         prospects: &Prospects<'_>,
     ) {
-        let lane = &batch.lanes[at];
+        let lane = &batch.lanes.v4[at];
         let is_answered = refusal.answer != Answer::None;
         if is_answered || has_opened && self.v4.lookup(&lane.key, lane.hash).is_some() {
             return self.carry_out_plain(batch, at, Err(*refusal), prospects);
@@ -164,7 +164,7 @@ impl<'a, O: Observer> Pass<'a, O> {
         prospects: &Prospects<'_>,
     ) {
         let number = PacketNumber(self.first_number + at as u64);
-        let (frame, port, lane) = (batch.frames[at].take(), batch.ports[at], &batch.lanes[at]);
+        let (frame, port, lane) = (batch.frames[at].take(), batch.ports[at], &batch.lanes.v4[at]);
         let Some((frame, place)) = self.admit_plain(frame, number, port) else {
             return;
         };
@@ -332,8 +332,8 @@ impl<'a, O: Observer> Pass<'a, O> {
         } else {
             rewrite::replay_ttl(packet);
         }
-        way.write(before, packet, mark, lane.hash.value());
-        let (port, sent) = (way.port, way.leave(frame, mark));
+        way.write::<V4, 2, 8>(before, packet, mark, lane.hash.value());
+        let (port, sent) = (way.port, way.leave::<V4, 2, 8>(frame, mark));
         self.count_rule(opening.rule, true);
         Some((flow, port, sent))
     }

@@ -5,10 +5,10 @@
 
 use flowtable::{Direction, FlowRef, State};
 
+use super::super::Pass;
 use super::super::hit::{both_ways, idle_ms};
-use super::super::{Pass, rewrite};
+use super::ip::Ip;
 use super::lane::{Kind, Lane};
-use super::way::BLOCK_LEN;
 use crate::batch::Batch;
 use crate::conntrack::{ConnState, Deadlines};
 use crate::flow::key::V4;
@@ -23,14 +23,21 @@ impl<O: Observer> Pass<'_, O> {
     /// Forwards frames of the batch from number `from` on, up to one that is not plain or whose flow is not steady. Returns how
     /// many.
     #[inline(never)]
-    pub(in super::super) fn replay_run(&mut self, batch: &mut Batch, from: usize) -> usize {
+    pub(in super::super) fn replay_run<L: Ip<K, W>, const K: usize, const W: usize>(
+        &mut self,
+        batch: &mut Batch,
+        from: usize,
+    ) -> usize {
         let steady = Steady::new(self.deadlines);
         let frames = &mut batch.frames[from..];
-        let lanes = &batch.lanes[from..][..frames.len()];
+        let lanes = &L::lanes(&batch.lanes)[from..][..frames.len()];
         let first = self.first_number + from as u64;
         for (at, (frame, lane)) in frames.iter_mut().zip(lanes).enumerate() {
             let number = PacketNumber(first + at as u64);
-            if self.replay_plain(frame, lane, &steady, number).is_none() {
+            if self
+                .replay_plain::<L, K, W>(frame, lane, &steady, number)
+                .is_none()
+            {
                 return at;
             }
         }
@@ -40,19 +47,27 @@ impl<O: Observer> Pass<'_, O> {
     /// Counts, rewrites and queues a plain packet as its flow's entry says. `None`, and nothing changed but that a
     /// partial checksum may have been completed, when the flow is not steady.
     #[inline]
-    fn replay_plain(
+    fn replay_plain<L: Ip<K, W>, const K: usize, const W: usize>(
         &mut self,
         frame: &mut Frame,
-        lane: &Lane,
+        lane: &Lane<K>,
         steady: &Steady,
         number: PacketNumber,
     ) -> Option<()> {
         let (flow, mark) = (lane.candidate?, lane.mark);
-        let words = [ADDRESSES, V4::PORTS, V4::STAMP, V4::SEEN, V4::BYTES];
-        let (state, [addresses, ports, stamp, seen, bytes]) = self.v4.peek(flow, &lane.key, words)?;
+        // Where there is no word of addresses, another one is in its place, and not looked at.
+        let addresses = const {
+            match L::ADDRESSES {
+                Some(at) => at,
+                None => L::PORTS,
+            }
+        };
+        let words = [addresses, L::PORTS, L::STAMP, L::SEEN, L::BYTES];
+        let (state, [addresses, ports, stamp, seen, bytes]) =
+            L::view(&self.v4, &self.v6).peek(flow, &lane.key, words)?;
         let (bits, seen, ports) = (Bits(state.bits()), SeenWord(seen), PortsWord(ports));
         let is_steady = steady.is_steady(state, seen, mark.kind, self.now_ms)
-            || mark.is_udp() && self.is_steady_udp(flow, state, seen);
+            || mark.is_udp() && self.is_steady_udp::<L, K, W>(flow, state, seen);
         if !is_steady || !self.generations.is_current(Stamp(stamp)) {
             return None;
         }
@@ -69,26 +84,28 @@ impl<O: Observer> Pass<'_, O> {
             return None;
         }
         let partial = frame.checksum != Checksum::Full;
-        let (before, packet) = self.memory.around_mut::<BLOCK_LEN, 40>(frame, l3)?;
+        let (before, packet) = L::around(self.memory, frame, l3)?;
 
         let mut counted = BytesWord(bytes).plus(mark.total_len.into());
         if !mark.is_udp() && (seen.packets() == 0 || counted.ahead(mark.sequence) > 0) {
             counted = counted.with_sequence(mark.sequence);
         }
-        let record = self.v4.record(flow);
-        record.store(V4::SEEN, seen.touched(self.now_ms).0);
-        record.store(V4::BYTES, counted.0);
+        let view = L::view(&self.v4, &self.v6);
+        let record = view.record(flow);
+        record.store(L::SEEN, seen.touched(self.now_ms).0);
+        record.store(L::BYTES, counted.0);
 
         if bits.has(Bits::REWRITE) {
-            rewrite::replay_v4(packet, lane.key, mark.is_udp(), partial, addresses, ports.wire());
+            let addresses = L::addresses(view, flow, addresses);
+            L::rewrite(packet, &lane.key, mark.is_udp(), partial, addresses, ports.wire());
         } else {
-            rewrite::replay_ttl(packet);
+            L::hop(packet);
         }
-        way.write(before, packet, mark, lane.hash.value());
-        let (port, sent) = (way.port, way.leave(frame, mark));
+        way.write::<L, K, W>(before, packet, mark, lane.hash.value());
+        let (port, sent) = (way.port, way.leave::<L, K, W>(frame, mark));
         self.count_rule(ports.rule(), false);
         if O::ACTIVE {
-            let fate = self.fate_of_flow::<V4, 2, 8>(flow, false, ports.rule());
+            let fate = self.fate_of_flow::<L, K, W>(flow, false, ports.rule());
             self.decided(number, fate, Verdict::Tx(port));
         }
         self.outbox.forward(port, sent, O::ACTIVE.then_some(number));
@@ -97,13 +114,18 @@ impl<O: Observer> Pass<'_, O> {
 
     /// A flow of UDP that is no stream yet, and does not become one by a packet now: answered, or this is not the answer.
     #[inline(never)]
-    fn is_steady_udp(&self, flow: FlowRef, state: State, seen: SeenWord) -> bool {
+    fn is_steady_udp<L: Ip<K, W>, const K: usize, const W: usize>(
+        &self,
+        flow: FlowRef,
+        state: State,
+        seen: SeenWord,
+    ) -> bool {
+        let view = *L::view(&self.v4, &self.v6);
         let answered = Bits::steady(ConnState::Udp);
         let is_question = flow.direction() == Direction::Original;
         (state.is_stable_with(Bits::STEADY, answered)
             || is_question && state.is_stable_with(Bits::STEADY, answered & !Bits::ANSWERED))
-            && ConnState::Udp.after(&both_ways::<V4, 2, 8>(self.v4, flow, seen, self.now_ms))
-                == ConnState::Udp
+            && ConnState::Udp.after(&both_ways::<L, K, W>(view, flow, seen, self.now_ms)) == ConnState::Udp
             && idle_ms(self.now_ms, seen) < self.deadlines.of(ConnState::Udp)
     }
 }

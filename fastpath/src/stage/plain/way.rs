@@ -5,9 +5,12 @@
 use wire::checksum::Sum;
 use wire::ethernet::EtherType;
 use wire::ipv4::{self, Ipv4Header};
+use wire::packet::Family;
 use wire::{ethernet, vxlan};
 
 use super::super::encap::source_port;
+use super::head::Head;
+use super::ip::Ip;
 use super::lane::Mark;
 use crate::io::{Checksum, Frame};
 use crate::outbox::Outbox;
@@ -137,22 +140,36 @@ impl Way {
 
     /// Writes the header into the bytes before `packet`, which `mark` describes, of the flow with this hash.
     #[inline]
-    pub(super) fn write(&self, before: &mut [u8; BLOCK_LEN], packet: &[u8; 40], mark: Mark, hash: u64) {
+    pub(super) fn write<L: Ip<K, W>, const K: usize, const W: usize>(
+        &self,
+        before: &mut [u8; BLOCK_LEN],
+        packet: &L::Packet,
+        mark: Mark,
+        hash: u64,
+    ) {
         if self.is_tunnel {
             *before = self.block;
-            self.stamp(before, packet, mark, hash);
+            self.stamp::<L, K, W>(before, packet, mark, hash);
         } else {
             before[LINK..].copy_from_slice(&self.block[LINK..]);
+        }
+        // Blocks are made for the other one.
+        if L::FAMILY == Family::V6 {
+            before[BLOCK_LEN - 2..].copy_from_slice(&EtherType::IPV6.get().to_be_bytes());
         }
     }
 
     /// The frame as it leaves behind the header that was [written](Self::write).
     #[inline]
-    pub(super) fn leave(&self, frame: &mut Frame, mark: Mark) -> Frame {
+    pub(super) fn leave<L: Ip<K, W>, const K: usize, const W: usize>(
+        &self,
+        frame: &mut Frame,
+        mark: Mark,
+    ) -> Frame {
         let header_len = usize::from(self.header_len);
         let mut sent = frame.take_as(usize::from(mark.l3), header_len, usize::from(mark.total_len));
         if let Checksum::Partial { offset, .. } = frame.checksum {
-            let start = (header_len + ipv4::HEADER_LEN) as u16;
+            let start = (header_len + <L::Head<'_> as Head<'_, K>>::IP_LEN) as u16;
             sent.checksum = Checksum::Partial { start, offset };
         }
         sent
@@ -160,16 +177,20 @@ impl Way {
 
     /// What differs from packet to packet: lengths, DSCP (RFC 2983), ECN (RFC 6040), identification, source port, checksum.
     #[inline]
-    fn stamp(&self, before: &mut [u8; BLOCK_LEN], packet: &[u8; 40], mark: Mark, hash: u64) {
+    fn stamp<L: Ip<K, W>, const K: usize, const W: usize>(
+        &self,
+        before: &mut [u8; BLOCK_LEN],
+        packet: &L::Packet,
+        mark: Mark,
+        hash: u64,
+    ) {
         const OUTER_LEN: u16 = (vxlan::OUTER_V4_LEN + ethernet::HEADER_LEN) as u16;
         let len = mark.total_len + OUTER_LEN;
-        let tos = packet[1];
-        let own = u16::from_be_bytes([packet[4], packet[5]]);
-        let id = match (self.has_id, own) {
+        let tos = L::tos(packet);
+        let id = match (self.has_id, L::id(packet)) {
             (false, _) => 0,
-            // The transport checksum, as it is now.
-            (true, 0) if mark.is_udp() => u16::from_be_bytes([packet[26], packet[27]]),
-            (true, 0) => u16::from_be_bytes([packet[36], packet[37]]),
+            // As it is now.
+            (true, 0) => L::l4_checksum(packet, mark.is_udp()),
             (true, own) => own,
         };
         let sum = self.outer_sum + Sum::of_u16(len) + Sum::of_u16(id) + Sum::of_u16(tos.into());
