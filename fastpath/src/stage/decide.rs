@@ -143,13 +143,13 @@ pub(crate) fn aim<'s>(
     snapshot: &'s Snapshot,
     rng: &mut Rng,
 ) -> Result<Aim<'s>, Refusal> {
-    let Question { tuple, .. } = *question;
+    let tuple = &question.tuple;
     let ingress = tuple.zone.ingress();
     let (backend, service) = backend(question, vip, rng)?;
     let (dst, dport) = backend.map_or((tuple.dst, tuple.dport), |backend| {
         (backend.address, backend.port)
     });
-    let mut to = Tuple { dst, dport, ..tuple };
+    let mut to = Tuple { dst, dport, ..*tuple };
     let route = snapshot.route(dst);
     let port = port_at(ingress, snapshot);
     // Where a pod's packets come from is known without asking for its route.
@@ -187,10 +187,10 @@ pub(crate) fn aim<'s>(
         RouteTarget::LocalPod(port) => snapshot.port(port),
         _ => None,
     };
-    let (egress, ingress) = policies(&tuple, port, destination, snapshot);
+    let (egress, ingress) = policies(tuple, port, destination, snapshot);
 
     let snat = snat(
-        &tuple,
+        tuple,
         &to,
         port,
         &route,
@@ -215,7 +215,7 @@ pub(crate) fn aim<'s>(
         },
         _ => exit,
     };
-    let back = back(&tuple, &source, question.hash, snapshot);
+    let back = back(tuple, &source, question.hash, snapshot);
     let plan = Plan {
         to,
         snat,
@@ -319,7 +319,8 @@ fn backend<'s>(
         established,
         opening,
         ..
-    } = *question;
+    } = question;
+    let (established, opening) = (*established, *opening);
     let chosen = established
         .filter(|to| (to.dst, to.dport) != (tuple.dst, tuple.dport) && !tuple.kind.is_echo())
         .map(|to| Backend {

@@ -40,6 +40,13 @@ pub(crate) enum Decision {
     Refuse(Refusal),
 }
 
+/// Which of the two it was.
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    Opens,
+    Refused,
+}
+
 /// A flow that was decided and is to be installed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Opening {
@@ -78,13 +85,9 @@ impl<'a, O: Observer> Pass<'a, O> {
             if !lane.opens() || keys.may_have(lane.hash) || policy.room() < ASKS_MAX {
                 break;
             }
-            match self.decide_opening(lane, prospects.at(at), &mut policy) {
-                Ok(decision) => {
-                    if matches!(decision, Decision::Open(_)) {
-                        keys.add(lane.hash);
-                    }
-                    decisions.push(decision);
-                }
+            match self.decide_opening(lane, prospects.at(at), &mut policy, &mut decisions) {
+                Ok(Outcome::Opens) => keys.add(lane.hash),
+                Ok(Outcome::Refused) => {}
                 Err(plan) => {
                     last = plan;
                     break;
@@ -186,42 +189,51 @@ impl<'a, O: Observer> Pass<'a, O> {
         self.carry_out::<V4, 2, 8>(inbound, &V4::tuple(&lane.key), vip, decided);
     }
 
-    /// What becomes of the flow that a packet opens, the bucket of its replies on its way, once `policy` has judged it. Else a plan that is not for the short way, or
-    /// nothing where the general one is to be asked; no later packet may be decided before either is carried out.
+    /// Adds to `decisions` what becomes of the flow that a packet opens, the bucket of its replies on its way, once `policy` has
+    /// judged it. Else a plan that is not for the short way, or nothing where the general one is to be asked; no later packet may
+    /// be decided before either is carried out.
     #[inline]
     fn decide_opening(
         &mut self,
         lane: &Lane,
         prospect: Result<VipLookup<'_>, DropReason>,
         policy: &mut PolicyBatch<'a>,
-    ) -> Result<Decision, Option<Plan>> {
-        let from = V4::tuple(&lane.key);
+        decisions: &mut Vec<Decision>,
+    ) -> Result<Outcome, Option<Plan>> {
         if self.v4.lookup(&lane.key, lane.hash).is_some() {
             return Err(None);
         }
         let vip = match prospect {
             Ok(vip) => vip,
-            Err(reason) => return Ok(Decision::Refuse(Refusal::new(reason, Answer::None))),
+            Err(reason) => {
+                decisions.push(Decision::Refuse(Refusal::new(reason, Answer::None)));
+                return Ok(Outcome::Refused);
+            }
         };
-        if self.expected_zone(&from).is_some() || self.is_for_the_kernel_alone(&from, vip) {
-            return Err(None);
-        }
-        let is_affine = matches!(vip, VipLookup::Service(service) if service.affinity_s > 0);
-        let question = Question {
-            tuple: from,
+        // Read where it was put together: a copy made right away would wait for its parts to be stored.
+        let mut question = Question {
+            tuple: V4::tuple(&lane.key),
             opening: true,
             hash: lane.hash.value(),
             established: None,
-            affine: if is_affine {
-                self.affine_backend::<V4, 2, 8>(&from, vip)
-            } else {
-                None
-            },
+            affine: None,
         };
+        let from = &question.tuple;
+        if self.expected_zone(from).is_some() || self.is_for_the_kernel_alone(from, vip) {
+            return Err(None);
+        }
+        let is_affine = matches!(vip, VipLookup::Service(service) if service.affinity_s > 0);
+        if is_affine {
+            question.affine = self.affine_backend::<V4, 2, 8>(&question.tuple, vip);
+        }
         let aim = match aim(&question, vip, self.snapshot, self.rng) {
             Ok(aim) => aim,
-            Err(refusal) => return Ok(Decision::Refuse(refusal)),
+            Err(refusal) => {
+                decisions.push(Decision::Refuse(refusal));
+                return Ok(Outcome::Refused);
+            }
         };
+        let from = &question.tuple;
         let Plan {
             to,
             snat: None,
@@ -232,14 +244,17 @@ impl<'a, O: Observer> Pass<'a, O> {
             shards,
         } = aim.plan
         else {
-            return judged_alone(aim, &from, self.snapshot);
+            return judged_alone(aim, from, self.snapshot, decisions);
         };
         if is_affine {
-            return judged_alone(aim, &from, self.snapshot);
+            return judged_alone(aim, from, self.snapshot, decisions);
         }
-        let (rule, asks) = match aim.ask(&from, policy) {
+        let (rule, asks) = match aim.ask(from, policy) {
             Ok(asked) => asked,
-            Err(refusal) => return Ok(Decision::Refuse(refusal)),
+            Err(refusal) => {
+                decisions.push(Decision::Refuse(refusal));
+                return Ok(Outcome::Refused);
+            }
         };
         let reply_key = V4::key(&to.reversed(reply_zone));
         let state = match lane.mark.kind {
@@ -248,7 +263,7 @@ impl<'a, O: Observer> Pass<'a, O> {
         };
         let flags = if from.same_headers(&to) { 0 } else { Bits::REWRITE };
         let created = self.now_ms;
-        Ok(Decision::Open(Opening {
+        decisions.push(Decision::Open(Opening {
             reply_key,
             reply_hash: self.v4.begin(&reply_key),
             exit,
@@ -260,7 +275,8 @@ impl<'a, O: Observer> Pass<'a, O> {
             ],
             rule,
             asks,
-        }))
+        }));
+        Ok(Outcome::Opens)
     }
 
     /// Installs a flow and rewrites its packet; its frame is ready to leave by the port returned. `None`, and nothing changed but
@@ -341,10 +357,18 @@ impl<'a, O: Observer> Pass<'a, O> {
 
 /// What becomes of a flow that the general way opens, if policy allows it.
 #[inline(never)]
-fn judged_alone(aim: Aim<'_>, from: &Tuple, snapshot: &Snapshot) -> Result<Decision, Option<Plan>> {
+fn judged_alone(
+    aim: Aim<'_>,
+    from: &Tuple,
+    snapshot: &Snapshot,
+    decisions: &mut Vec<Decision>,
+) -> Result<Outcome, Option<Plan>> {
     match aim.judged(from, snapshot) {
         Ok(plan) => Err(Some(plan)),
-        Err(refusal) => Ok(Decision::Refuse(refusal)),
+        Err(refusal) => {
+            decisions.push(Decision::Refuse(refusal));
+            Ok(Outcome::Refused)
+        }
     }
 }
 
