@@ -158,6 +158,14 @@ impl<'t, const K: usize, const W: usize> Record<'t, K, W> {
         std::array::from_fn(|at| self.words[at].load(Relaxed))
     }
 
+    /// The first words of the key, and no others: a load that nobody needs waits for its line, too.
+    #[inline]
+    pub fn key_start<const N: usize>(self) -> [u64; N] {
+        const { assert!(N <= K) };
+        // Relaxed: as in `key`.
+        std::array::from_fn(|at| self.words[at].load(Relaxed))
+    }
+
     #[inline]
     pub(crate) fn has_key(self, key: &[u64; K]) -> bool {
         // Without a branch per word: the first difference is nearly always no difference.
