@@ -7,6 +7,7 @@ use contract::proto;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+use crate::cni::{self, Desk, Steps};
 use crate::object::Objects;
 use crate::push::{self, Report};
 use crate::resolve::{Mode, Options, Resolved, resolve};
@@ -32,6 +33,8 @@ pub struct Config {
     pub run_directory: Option<PathBuf>,
     /// Kernel name of the uplink.
     pub uplink: String,
+    /// How `ringway-cni` is served, if it is; needs [`Config::run_directory`].
+    pub cni: Option<cni::Config>,
 }
 
 /// Where objects come from.
@@ -60,6 +63,12 @@ pub enum DaemonError {
     /// Kept assignments are of no use.
     #[error(transparent)]
     Assignments(#[from] assignment_file::AssignmentFileError),
+    /// Kept attachments are of no use.
+    #[error(transparent)]
+    Attachments(#[from] cni::journal::JournalError),
+    /// The plugin could not be put where the runtime looks for it.
+    #[error("installing ringway-cni: {0}")]
+    Install(#[from] cni::install::InstallError),
     /// A path on the command line leads to something else.
     #[error("{}: {source}; expected {expected}", path.display())]
     Path {
@@ -85,7 +94,7 @@ impl DaemonError {
     pub fn is_input(&self) -> bool {
         !matches!(
             self,
-            Self::System { .. } | Self::Manifests(ManifestsError::Watch(_))
+            Self::System { .. } | Self::Install(_) | Self::Manifests(ManifestsError::Watch(_))
         )
     }
 }
@@ -109,6 +118,14 @@ fn wrong_path(path: &Path, expected: &'static str) -> impl FnOnce(std::io::Error
 /// # Errors
 /// Only at the start: later trouble with the source or fastpath is logged and told by the status socket.
 pub async fn run(config: Config) -> Result<(), DaemonError> {
+    run_with(config, Arc::new(())).await
+}
+
+/// As [`run`], with somebody who is told of the steps of `ringway-cni`'s calls.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(config: Config, steps: Arc<dyn Steps>) -> Result<(), DaemonError> {
     let ends = Ends {
         terminate: signal(SignalKind::terminate()).map_err(system("SIGTERM"))?,
         interrupt: signal(SignalKind::interrupt()).map_err(system("SIGINT"))?,
@@ -116,15 +133,18 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let result = match config.source.clone() {
         SourceConfig::Manifests(paths) => {
             let resolver = Resolver::new(&config, Mode::Live)?;
-            follow(&config, Manifests::new(paths), resolver, ends).await
+            let desk = open_desk(&config, false)?;
+            follow(&config, Manifests::new(paths), resolver, desk, steps, ends).await
         }
         #[cfg(feature = "kubernetes")]
         SourceConfig::Kubernetes(kubernetes) => {
             let resolver = Resolver::new(&config, Mode::Cluster)?;
-            follow(&config, Kubernetes::start(*kubernetes).await?, resolver, ends).await
+            let desk = open_desk(&config, true)?;
+            let source = Kubernetes::start(*kubernetes).await?;
+            follow(&config, source, resolver, desk, steps, ends).await
         }
     };
-    if let Some(path) = &config.status_socket {
+    for path in config.status_socket.iter().chain(config.cni.as_ref().map(|cni| &cni.socket)) {
         // It may be gone already, or never have been.
         let _ = std::fs::remove_file(path);
     }
@@ -150,6 +170,8 @@ async fn follow<S: Source>(
     config: &Config,
     mut source: S,
     mut resolver: Resolver,
+    mut desk: Option<Desk>,
+    steps: Arc<dyn Steps>,
     mut ends: Ends,
 ) -> Result<(), DaemonError>
 where
@@ -162,6 +184,11 @@ where
         serve_status(config, &shared)?;
         tell_condition(&shared, &source);
     }
+    // From the start, so that the runtime hears what is not ready. A manifest that is wrong comes before that.
+    if let (Some(desk), Some(cni), true) = (&desk, &config.cni, source.mends_itself()) {
+        serve_cni(cni, desk, &steps)?;
+    }
+    resolver.overlay = desk.as_ref().map(Desk::overlay).unwrap_or_default();
     let mut objects = Objects::default();
     tokio::select! {
         first = source.first(&mut objects) => first?,
@@ -174,8 +201,9 @@ where
     let mut news = News::Changed;
     loop {
         match news {
-            News::Changed => match resolver.resolve(&objects).await {
+            News::Changed => match resolver.resolve(&mut objects).await {
                 Ok(resolved) => {
+                    desk.iter_mut().for_each(|desk| desk.resolved(&resolved));
                     is_good = true;
                     accept(&shared, &objects, &resolved);
                     source.in_force(&objects);
@@ -185,6 +213,9 @@ where
                     } else {
                         if !source.mends_itself() {
                             serve_status(config, &shared)?;
+                            if let (Some(desk), Some(cni)) = (&desk, &config.cni) {
+                                serve_cni(cni, desk, &steps)?;
+                            }
                         }
                         let (first, receiver) = watch::channel(state);
                         tokio::spawn(push::push(
@@ -212,7 +243,19 @@ where
                 news = source.next(&mut objects) => break news,
                 Some(report) = reports.recv() => {
                     log(&report);
+                    desk.iter().for_each(|desk| desk.record(&report));
                     shared.update(|s| s.fastpath.record(&report));
+                }
+                desk = asked(&mut desk) => {
+                    if desk.take(&objects, &resolver.options.assignments).await {
+                        let outcome = resolver.resolve(&mut objects).await;
+                        let outcome = outcome.map_err(|error| error.to_string());
+                        desk.settle(&outcome.map(|resolved| {
+                            if let Some(desired) = &desired {
+                                desired.send_replace(Arc::new(resolved.state));
+                            }
+                        }));
+                    }
                 }
                 () = ends.come() => {
                     tracing::info!("stopping; fastpath forwards on with the last state");
@@ -231,6 +274,32 @@ fn serve_status(config: &Config, shared: &Shared) -> Result<(), DaemonError> {
         tokio::spawn(status::serve(listener, shared.clone()));
     }
     Ok(())
+}
+
+fn serve_cni(cni: &cni::Config, desk: &Desk, steps: &Arc<dyn Steps>) -> Result<(), DaemonError> {
+    let expected = "a path for a socket in a directory that exists";
+    cni::server::start(cni, desk, Arc::clone(steps)).map_err(wrong_path(&cni.socket, expected))?;
+    // Only now: a configuration tells the runtime that pods may come.
+    cni.installation.as_ref().map_or(Ok(()), |installation| Ok(installation.install_own()?))
+}
+
+/// The desk of pods' interfaces, where there is one.
+fn open_desk(config: &Config, pods_are_known: bool) -> Result<Option<Desk>, DaemonError> {
+    match (&config.cni, &config.run_directory) {
+        (Some(_), Some(directory)) => Ok(Some(Desk::open(&config.node, directory, pods_are_known)?)),
+        _ => Ok(None),
+    }
+}
+
+/// Waits until somebody asks for an interface.
+async fn asked(desk: &mut Option<Desk>) -> &mut Desk {
+    match desk {
+        Some(desk) => {
+            desk.asked().await;
+            desk
+        }
+        None => std::future::pending().await,
+    }
 }
 
 fn tell_condition(shared: &Shared, source: &impl Source) {
@@ -286,7 +355,7 @@ fn log(report: &Report) {
             tracing::info!(software, applied_version, "connected to fastpath");
         }
         Report::Disconnected { reason } => tracing::warn!(reason, "no connection to fastpath, trying on"),
-        Report::Applied(applied) => {
+        Report::Applied(applied, _) => {
             let proto::Applied {
                 version,
                 compiled_ns,
@@ -314,6 +383,8 @@ struct Resolver {
     options: Options,
     uplink: String,
     file: Option<PathBuf>,
+    /// Pods' interfaces.
+    overlay: cni::overlay::Overlay,
 }
 
 impl Resolver {
@@ -336,12 +407,16 @@ impl Resolver {
             options,
             uplink: config.uplink.clone(),
             file,
+            overlay: cni::overlay::Overlay::default(),
         })
     }
 
-    async fn resolve(&mut self, objects: &Objects) -> Result<Resolved, DaemonError> {
+    async fn resolve(&mut self, objects: &mut Objects) -> Result<Resolved, DaemonError> {
         self.options.uplink_mtu = uplink::mtu(&self.uplink).await;
-        let resolved = resolve(objects, &self.node, &self.options).map_err(Box::new)?;
+        let undo = self.overlay.apply(objects, &self.options.assignments);
+        let resolved = resolve(objects, &self.node, &self.options);
+        undo.revert(objects);
+        let resolved = resolved.map_err(Box::new)?;
         self.keep(&resolved.assignments)?;
         Ok(resolved)
     }

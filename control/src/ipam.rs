@@ -178,14 +178,15 @@ fn families(node: &Node) -> impl Iterator<Item = IpNet> {
 
 /// The addresses of a range that may be handed out, in order.
 #[derive(Clone, Debug)]
-struct Usable {
+pub(crate) struct Usable {
     next: u128,
     last: u128,
     is_v4: bool,
 }
 
 impl Usable {
-    fn of(range: IpNet) -> Self {
+    /// All of them.
+    pub(crate) fn of(range: IpNet) -> Self {
         match range {
             IpNet::V4(v4) => {
                 let (first, last) = (
@@ -214,6 +215,24 @@ impl Usable {
                 }
             }
         }
+    }
+}
+
+impl Usable {
+    /// Those behind `address`.
+    pub(crate) fn behind(range: IpNet, address: IpAddr) -> Self {
+        let mut usable = Self::of(range);
+        let after = match address {
+            IpAddr::V4(v4) => u128::from(u32::from(v4)).checked_add(1),
+            IpAddr::V6(v6) => u128::from(v6).checked_add(1),
+        };
+        if range.contains(&address) {
+            match after {
+                Some(after) => usable.next = usable.next.max(after),
+                None => usable.last = 0,
+            }
+        }
+        usable
     }
 }
 

@@ -96,7 +96,7 @@ impl FastpathStatus {
                 self.connected = false;
                 self.error = Some(reason.clone());
             }
-            Report::Applied(applied) => {
+            Report::Applied(applied, _) => {
                 self.applied_version = applied.version;
                 self.compiled_ns = applied.compiled_ns;
                 self.visible_ns = applied.visible_ns;
@@ -263,8 +263,10 @@ mod tests {
             ["fastpath refused the last version: Service default/api: no"]
         );
         shared.update(|s| {
-            s.fastpath
-                .record(&Report::Applied(contract::proto::Applied::default()));
+            s.fastpath.record(&Report::Applied(
+                contract::proto::Applied::default(),
+                Arc::default(),
+            ));
         });
         assert!(shared.now().problems.is_empty());
     }

@@ -3,10 +3,14 @@
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
+use control::cni::plugin;
+
 /// What a person at a terminal is told; a runtime gives no arguments.
 const HELP: &str = "\
 Ringway's CNI plugin, specification 1.1. A container runtime runs it: the verb is in CNI_COMMAND, the network configuration on
 standard input, the answer on standard output.
+
+It asks ringway-control on the Unix socket that the configuration's key \"socket\" names (/run/ringway/cni.sock without one).
 
 Usage: ringway-cni
 
@@ -29,22 +33,26 @@ fn main() -> ExitCode {
         }
     }
     let command = std::env::var("CNI_COMMAND").ok();
-    let mut input = Vec::new();
     // Without a command nobody feeds us a configuration: a person at a terminal must not wait for one.
-    if command.is_some()
-        && let Err(error) = std::io::stdin()
+    let input = if command.is_some() {
+        let mut input = Vec::new();
+        let read = std::io::stdin()
             .lock()
             .take(INPUT_LEN_MAX)
-            .read_to_end(&mut input)
+            .read_to_end(&mut input);
+        read.map(|_| input)
+    } else {
+        Ok(Vec::new())
+    };
+    let variable = |name: &str| std::env::var(name).ok();
+    let answer = plugin::call(variable, input);
+    if let Some(body) = answer.body
+        && let Err(error) = writeln!(std::io::stdout(), "{body:#}")
     {
-        eprintln!("ringway-cni: reading the network configuration: {error}");
-    }
-    let answer = control::cni::answer(command.as_deref(), &String::from_utf8_lossy(&input));
-    if let Err(error) = writeln!(std::io::stdout(), "{:#}", answer.body) {
         eprintln!("ringway-cni: {error}");
         return ExitCode::FAILURE;
     }
-    if answer.success {
+    if answer.is_success {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -52,4 +60,4 @@ fn main() -> ExitCode {
 }
 
 /// Far beyond any network configuration, in bytes.
-const INPUT_LEN_MAX: u64 = 1 << 20;
+const INPUT_LEN_MAX: u64 = 2 << 20;

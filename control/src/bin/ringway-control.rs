@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser};
+use control::cni::{self, install::Installation};
 use control::daemon::{self, Config, SourceConfig};
 use tracing_subscriber::EnvFilter;
 use usage::one_line;
@@ -41,6 +42,53 @@ struct Arguments {
     /// Network interface that leads to the other nodes
     #[arg(long, value_name = "INTERFACE", default_value = "eth0")]
     uplink: String,
+    /// Socket to serve ringway-cni on; without it pods get no interfaces from us
+    #[arg(long, value_name = "PATH", requires = "run_dir")]
+    cni_socket: Option<PathBuf>,
+    /// Socket that ringway-fastpath tells its status on, which the CNI verb CHECK asks
+    #[arg(long, value_name = "PATH", default_value = "/run/ringway/status.sock")]
+    fastpath_status_socket: PathBuf,
+    /// Receive and transmit queues of a pod's link: as many as fastpath may ever have workers
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pod_queues: u32,
+    /// Install ringway-cni and its configuration as soon as calls are served, where the options below say
+    #[arg(long, requires = "cni_socket")]
+    install_cni: bool,
+    #[command(flatten)]
+    places: Places,
+}
+
+/// Where a container runtime looks for plugins.
+#[derive(clap::Args, Clone)]
+struct Places {
+    /// Directory that the runtime reads network configurations from
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    cni_conf_dir: PathBuf,
+    /// Name of our configuration in it; the runtime takes the first in order
+    #[arg(long, value_name = "NAME", default_value = "05-ringway.conflist")]
+    cni_conf_name: String,
+    /// Directory that the runtime runs plugins from
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    cni_bin_dir: PathBuf,
+}
+
+impl Places {
+    fn installation(self, socket: PathBuf) -> Installation {
+        Installation {
+            configuration_directory: self.cni_conf_dir,
+            configuration_name: self.cni_conf_name,
+            program_directory: self.cni_bin_dir,
+            socket,
+        }
+    }
+}
+
+/// Removes ringway-cni and its configuration from the container runtime's directories; pods that run keep their interfaces.
+#[derive(Parser)]
+#[command(name = "ringway-control uninstall-cni", bin_name = "ringway-control uninstall-cni")]
+struct Uninstall {
+    #[command(flatten)]
+    places: Places,
 }
 
 /// The API server, where there is no --state.
@@ -76,6 +124,8 @@ const EXAMPLES: &str = "Examples:
   ringway-control --node node-a --kubeconfig /etc/ringway/kubeconfig --run-dir /var/lib/ringway
   ringway-control --node node-a --api-server https://10.0.0.1:6443 --run-dir /var/lib/ringway    (in a pod)
   ringway-control --node node-a --state nodes.yaml --state pods.yaml --uplink ens3 --run-dir /var/lib/ringway
+  ringway-control --node node-a --state /etc/ringway/cluster --run-dir /var/lib/ringway --cni-socket /run/ringway/cni.sock --install-cni
+  ringway-control uninstall-cni
 
 Exit codes: 0 after SIGTERM or SIGINT, 1 when the system refuses something, 2 for a bad flag, file or object, and for an
 API server that does not let us read a kind (it says which one, and the rule to add).
@@ -83,6 +133,9 @@ A bad change later on is logged with the object's name, and the last good state 
 Log levels by RINGWAY_LOG (error, warn, info, debug), for instance RINGWAY_LOG=debug.";
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("uninstall-cni") {
+        return uninstall_cni();
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         // Help and version are no errors.
@@ -108,6 +161,14 @@ fn main() -> ExitCode {
         status_socket: arguments.status_socket,
         run_directory: arguments.run_dir,
         uplink: arguments.uplink,
+        cni: arguments.cni_socket.map(|socket| cni::Config {
+            installation: arguments
+                .install_cni
+                .then(|| arguments.places.installation(socket.clone())),
+            socket,
+            fastpath_status_socket: arguments.fastpath_status_socket,
+            queues: arguments.pod_queues,
+        }),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -129,6 +190,24 @@ fn main() -> ExitCode {
             } else {
                 ExitCode::FAILURE
             }
+        }
+    }
+}
+
+fn uninstall_cni() -> ExitCode {
+    let arguments = match Uninstall::try_parse_from(std::env::args().skip(1)) {
+        Ok(arguments) => arguments,
+        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) => {
+            eprintln!("ringway-control: {}", one_line(&error, &Uninstall::command()));
+            return ExitCode::from(2);
+        }
+    };
+    match arguments.places.installation(PathBuf::new()).uninstall() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringway-control: {error}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -30,6 +30,7 @@ pub use labels::Labels;
 pub use meta::{Metadata, ObjectName};
 pub use network_policy::{NetworkPolicy, PolicyPeer, PolicyPort, PolicyRule, PortSet};
 pub use node::Node;
+pub(crate) use node::parse_mac;
 pub use pod::{NAME_LABEL, NamedPort, Namespace, Phase, Pod};
 pub use selector::Selector;
 pub use service::{Service, ServiceKind, ServicePort};

@@ -28,8 +28,8 @@ pub enum Report {
         /// Why.
         reason: String,
     },
-    /// A version is visible to every worker.
-    Applied(proto::Applied),
+    /// A version is visible to every worker: this state, but for its version.
+    Applied(proto::Applied, Arc<proto::State>),
     /// A version was refused; the one before stays in force.
     Refused(proto::Refused),
     /// Fastpath asked for everything again.

@@ -162,10 +162,13 @@ impl Progress {
         let pending = self.on_its_way.as_ref().map(|(version, _)| *version);
         match message {
             From::Applied(applied) if Some(applied.version) == pending => {
-                self.in_force = self.on_its_way.take();
+                let Some((version, state)) = self.on_its_way.take() else {
+                    return Ok(());
+                };
+                self.in_force = Some((version, Arc::clone(&state)));
                 self.refused = None;
                 self.resyncing = false;
-                tell(reports, Report::Applied(applied)).await
+                tell(reports, Report::Applied(applied, state)).await
             }
             From::Refused(refused) if Some(refused.version) == pending => {
                 self.refused = self.on_its_way.take().map(|(_, state)| state);

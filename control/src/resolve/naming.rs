@@ -28,12 +28,13 @@ pub fn uplink_mac(node: &Node) -> [u8; 6] {
 
 /// A pod's MAC: the annotation `ringway.io/mac`, else `02:01` and its main address.
 pub fn pod_mac(pod: &Pod, addresses: &[IpAddr]) -> [u8; 6] {
-    let main = addresses
-        .iter()
-        .find(|a| a.is_ipv4())
-        .or(addresses.first())
-        .copied();
-    pod.mac.unwrap_or_else(|| from_address([0x02, 0x01], main))
+    pod.mac.unwrap_or_else(|| mac_of_addresses(addresses))
+}
+
+/// A pod's MAC where nothing says another: `02:01` and its main address.
+pub fn mac_of_addresses(addresses: &[IpAddr]) -> [u8; 6] {
+    let main = addresses.iter().find(|a| a.is_ipv4()).or(addresses.first());
+    from_address([0x02, 0x01], main.copied())
 }
 
 /// A node's VXLAN MAC: Calico's annotation, else as Calico derives it.
