@@ -144,7 +144,11 @@ pub async fn run_with(config: Config, steps: Arc<dyn Steps>) -> Result<(), Daemo
             follow(&config, source, resolver, desk, steps, ends).await
         }
     };
-    for path in config.status_socket.iter().chain(config.cni.as_ref().map(|cni| &cni.socket)) {
+    for path in config
+        .status_socket
+        .iter()
+        .chain(config.cni.as_ref().map(|cni| &cni.socket))
+    {
         // It may be gone already, or never have been.
         let _ = std::fs::remove_file(path);
     }
@@ -280,7 +284,9 @@ fn serve_cni(cni: &cni::Config, desk: &Desk, steps: &Arc<dyn Steps>) -> Result<(
     let expected = "a path for a socket in a directory that exists";
     cni::server::start(cni, desk, Arc::clone(steps)).map_err(wrong_path(&cni.socket, expected))?;
     // Only now: a configuration tells the runtime that pods may come.
-    cni.installation.as_ref().map_or(Ok(()), |installation| Ok(installation.install_own()?))
+    cni.installation
+        .as_ref()
+        .map_or(Ok(()), |installation| Ok(installation.install_own()?))
 }
 
 /// The desk of pods' interfaces, where there is one.

@@ -85,7 +85,10 @@ impl Places {
 
 /// Removes ringway-cni and its configuration from the container runtime's directories; pods that run keep their interfaces.
 #[derive(Parser)]
-#[command(name = "ringway-control uninstall-cni", bin_name = "ringway-control uninstall-cni")]
+#[command(
+    name = "ringway-control uninstall-cni",
+    bin_name = "ringway-control uninstall-cni"
+)]
 struct Uninstall {
     #[command(flatten)]
     places: Places,

@@ -220,8 +220,15 @@ async fn route(
             format!("adding the route to {to} in the pod: {error}"),
         )
     };
-    let is_v4 = to.map(|(address, _)| address).or(via).is_none_or(|address| address.is_ipv4());
-    let everything = if is_v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let is_v4 = to
+        .map(|(address, _)| address)
+        .or(via)
+        .is_none_or(|address| address.is_ipv4());
+    let everything = if is_v4 {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
     let (address, length) = to.unwrap_or((everything, 0));
     let mut builder = RouteMessageBuilder::<IpAddr>::new()
         .output_interface(index)
