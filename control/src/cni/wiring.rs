@@ -49,7 +49,7 @@ impl Wiring {
         let _turn = self.turns.acquire().await;
         let interface = attachment.interface.as_str();
         if let Some(found) = find(&self.handle, interface).await? {
-            if !alias_of(&found).is_some_and(|alias| alias.starts_with(ALIAS)) {
+            if !is_ours(&found) {
                 return Err(Failure::new(
                     Code::Exists,
                     "the pod's interface on the node exists already",
@@ -104,19 +104,21 @@ impl Wiring {
         up.map_err(|error| refused(&format!("setting {interface} up"), &error))
     }
 
-    /// Removes the node's end of a link, and the pod's with it. None is a success.
+    /// Removes the node's end of a link, and the pod's with it. None is a success, and one that we did not make is left.
     pub(super) async fn remove(&self, interface: &str) -> Result<(), Failure> {
         let _turn = self.turns.acquire().await;
         match find(&self.handle, interface).await? {
-            Some(link) => delete(&self.handle, &link).await,
-            None => Ok(()),
+            Some(link) if is_ours(&link) => delete(&self.handle, &link).await,
+            _ => Ok(()),
         }
     }
 
     /// Removes the link that ADD of `key` made, if it is there under this name.
     pub(super) async fn remove_stray(&self, interface: &str, key: &Key) -> Result<(), Failure> {
         match find(&self.handle, interface).await? {
-            Some(link) if alias_of(&link) == Some(&alias(key)) => delete(&self.handle, &link).await,
+            Some(link) if is_ours(&link) && alias_of(&link).is_none_or(|found| *found == alias(key)) => {
+                delete(&self.handle, &link).await
+            }
             _ => Ok(()),
         }
     }
@@ -130,7 +132,7 @@ impl Wiring {
             .await
             .map_err(|error| refused("listing links", &error))?
         {
-            if alias_of(&link).is_some_and(|alias| alias.starts_with(ALIAS)) {
+            if is_ours(&link) {
                 names.extend(name_of(&link).map(str::to_owned));
             }
         }
@@ -162,7 +164,8 @@ impl Wiring {
         let info = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))
             .build();
-        let mut message = end(&attachment.interface, GATEWAY_MAC).build();
+        let near = end(&attachment.interface, GATEWAY_MAC).link_group(GROUP);
+        let mut message = near.build();
         message.attributes.extend(info.attributes);
         message
     }
@@ -308,7 +311,12 @@ fn alias_of(link: &LinkMessage) -> Option<&String> {
     })
 }
 
-/// What `ip link` shows of the node's end, and how we know our own.
+/// Links are marked from their first moment on; an alias can only be set later.
+fn is_ours(link: &LinkMessage) -> bool {
+    link.attributes.contains(&LinkAttribute::Group(GROUP))
+}
+
+/// What `ip link` shows of the node's end.
 fn alias(key: &Key) -> String {
     let mut alias = format!("{ALIAS}{key}");
     alias.truncate(ALIAS_LEN_MAX);
@@ -323,6 +331,8 @@ fn refused(what: &str, error: &Error) -> Failure {
     Failure::new(Code::Kernel, "the kernel refuses", format!("{what}: {error}"))
 }
 
+/// Link group of all links that we make, "RWCI".
+const GROUP: u32 = 0x5257_4349;
 const ALIAS: &str = "ringway-cni: ";
 /// As in the kernel: `IFALIASZ` less the final zero.
 const ALIAS_LEN_MAX: usize = 255;

@@ -3,6 +3,7 @@
 //! A [`Lab`] is brought up by `ringway lab up` from a copy of `examples/two-nodes` and taken down when it is dropped, also by
 //! a panic. Sockets are made by a thread that has entered the pod's namespace ([`Lab::within`]); they stay there.
 
+pub mod cni;
 pub mod daemon;
 pub mod lab;
 pub mod place;
