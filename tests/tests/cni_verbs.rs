@@ -466,6 +466,49 @@ fn control_that_is_down_means_try_again_and_one_that_comes_back_adopts() {
     runtime.call("CHECK", "new", &two.path(), args, extra).unwrap();
 }
 
+/// Five addresses are left in the node's range once its first is set aside.
+fn with_small_range(state: &Path) {
+    let file = state.join("00-nodes.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    let small = text.replace("podCIDRs: [10.244.1.0/24,", "podCIDRs: [10.244.1.16/29,");
+    assert_ne!(text, small);
+    fs::write(file, small).unwrap();
+}
+
+#[test]
+fn a_full_range_is_told_and_what_is_free_again_is_given() {
+    let Some(lab) = Lab::up_with("cnifull", &[], with_small_range) else {
+        return;
+    };
+    let Some(runtime) = Runtime::start(&lab, "node-a") else {
+        return;
+    };
+    let sandboxes: Vec<Sandbox> = (0..6).map(|number| Sandbox::new(&number.to_string())).collect();
+    for (number, sandbox) in sandboxes.iter().take(5).enumerate() {
+        let result = runtime.add(&format!("c{number}"), sandbox).unwrap();
+        assert_eq!(address(&result, 0), format!("10.244.1.{}", 18 + number));
+    }
+    let refusal = runtime.add("c5", &sandboxes[5]).unwrap_err();
+    assert_eq!(refusal.code, 101, "{}", refusal.body);
+    assert!(
+        refusal.body.to_string().contains("10.244.1.16/29"),
+        "{}",
+        refusal.body
+    );
+    let refusal = runtime.status().unwrap_err();
+    assert_eq!(refusal.code, 50, "{}", refusal.body);
+    assert!(
+        refusal.body.to_string().contains("10.244.1.16/29"),
+        "{}",
+        refusal.body
+    );
+    assert_eq!(runtime.kept().len(), 5);
+    runtime.del("c2", &sandboxes[2]).unwrap();
+    runtime.status().unwrap();
+    let result = runtime.add("c5", &sandboxes[5]).unwrap();
+    assert_eq!(address(&result, 0), "10.244.1.20");
+}
+
 #[test]
 fn version_needs_nothing() {
     let plugin = match binary::find("ringway-cni") {
