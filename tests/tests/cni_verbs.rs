@@ -24,8 +24,14 @@ metadata: { namespace: default, name: made-api, labels: { app: api } }
 spec: { nodeName: node-a }
 ";
 
-fn with_pods(state: &Path) {
-    fs::write(state.join("40-made.yaml"), PODS).unwrap();
+/// The manifests get pods that the lab does not wire. Returns when both nodes know them.
+fn add_pods(lab: &Lab, runtime: &Runtime<'_>) {
+    let version = || lab.status("node-b")["version"].as_u64();
+    let before = version();
+    fs::write(lab.state().join("40-made.yaml"), PODS).unwrap();
+    wait::until("the nodes to know the pods", PATIENCE, || {
+        version() > before && runtime.port("pod:default/made-api").is_some()
+    });
 }
 
 fn address(result: &Value, at: usize) -> String {
@@ -64,12 +70,13 @@ const NO_ANSWER: Duration = Duration::from_millis(700);
 
 #[test]
 fn pods_of_a_runtime_talk_as_policy_says() {
-    let Some(lab) = Lab::up_with("cni", &[], with_pods) else {
+    let Some(lab) = Lab::up("cni") else {
         return;
     };
     let Some(runtime) = Runtime::start(&lab, "node-a") else {
         return;
     };
+    add_pods(&lab, &runtime);
     let [client, api, stranger] = ["client", "api", "stranger"].map(Sandbox::new);
     let of = |name: &str| {
         format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={name};K8S_POD_INFRA_CONTAINER_ID=x")
@@ -149,7 +156,9 @@ fn pods_of_a_runtime_talk_as_policy_says() {
     }
     assert_eq!(runtime.kept(), Vec::<Value>::new());
     assert_eq!(runtime.links(), Vec::<String>::new());
-    assert!(runtime.port("pod:cni/c-stranger").is_none());
+    wait::until("the port to be gone", PATIENCE, || {
+        runtime.port("pod:cni/c-stranger").is_none()
+    });
 }
 
 #[test]
@@ -379,7 +388,7 @@ fn check_names_what_is_damaged() {
     wait::until("the port to be live again", PATIENCE, || {
         runtime.check("c", &sandbox, &result).is_ok()
     });
-    runtime.status().unwrap();
+    wait::until("STATUS to be well again", PATIENCE, || runtime.status().is_ok());
     runtime.add("two", &two).unwrap();
 
     sandbox.run("ip link del eth0");
@@ -419,7 +428,10 @@ fn gc_removes_what_is_not_named() {
     assert_eq!(kept, ["\"b\"", "\"d\""]);
     assert!(!a.has("eth0") && b.has("eth0") && d.has("eth0"));
     assert_eq!(runtime.links().len(), 2);
-    assert!(runtime.port("pod:cni/a").is_none() && runtime.port("pod:cni/b").is_some());
+    assert!(runtime.port("pod:cni/b").is_some());
+    wait::until("the port to be gone", PATIENCE, || {
+        runtime.port("pod:cni/a").is_none()
+    });
     // DEL after GC, and DEL of a pod whose namespace went.
     runtime.del("a", &a).unwrap();
     let path = b.path();

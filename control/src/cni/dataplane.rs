@@ -120,8 +120,14 @@ impl Dataplane {
         }
     }
 
-    /// Whether no worker has the port of `attachment` any more.
-    pub(super) fn is_without(&self, attachment: &Attachment) -> bool {
+    /// Whether no packet gets to or from the pod any more: no worker has its port, or its interface is gone. (A pod of the
+    /// manifests has a port whether it has an interface or not.)
+    pub(super) fn is_cut_off(&self, attachment: &Attachment) -> bool {
+        self.is_without(attachment) || self.progress(attachment) != Progress::Live
+    }
+
+    /// Whether no worker has the port of `attachment`.
+    fn is_without(&self, attachment: &Attachment) -> bool {
         let name = pod_port_name(&attachment.pod());
         self.in_force
             .as_ref()

@@ -210,9 +210,9 @@ impl Operations {
         self.desk.ask(|to| Command::Unplug(key(), to)).await?;
         self.steps.reached(Step::Unplugged);
         let mut dataplane = self.desk.dataplane.subscribe();
-        let gone = dataplane.wait_for(|dataplane| dataplane.is_without(attachment));
+        let gone = dataplane.wait_for(|dataplane| dataplane.is_cut_off(attachment));
         if tokio::time::timeout(GONE_PATIENCE, gone).await.is_err() {
-            tracing::warn!(key = %attachment.key, "fastpath has not let go of a port whose interface is gone");
+            tracing::warn!(key = %attachment.key, "fastpath has not noticed yet that a pod's interface is gone");
         }
         self.desk.ask(|to| Command::Forget(key(), to)).await?;
         self.steps.reached(Step::Forgotten);
