@@ -210,6 +210,7 @@ impl Daemon {
         let status = StatusSocket::listen(&config.sockets.status)
             .map_err(|e| socket_error(&config.sockets.status, e))?;
         let workers = workers::start(config, &shared, workers_stop)?;
+        workers::stay_beside(&workers);
         let underlay = mirror.underlay();
         Ok(Self {
             started: Instant::now(),

@@ -6,6 +6,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use core_affinity::CoreId;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 
 use super::config::Config;
 use crate::io::afxdp::{BindError, QueueGroup, Umem};
@@ -69,6 +71,33 @@ pub(super) fn start(
     (0..count)
         .map(|seat| start_one(config, seat, anchor, cpus.get(seat).copied(), shared, stop))
         .collect()
+}
+
+/// Keeps the calling thread, and those that it starts, off the workers' CPUs, where the process may use another one: a worker that
+/// polls would leave it, and it the worker, a time slice at a time.
+pub(super) fn stay_beside(workers: &[WorkerThread]) {
+    let this_thread = Pid::from_raw(0);
+    let taken: Vec<usize> = workers.iter().filter_map(|worker| worker.cpu).collect();
+    let outcome = sched_getaffinity(this_thread).and_then(|allowed| match beside(&allowed, &taken)? {
+        Some(others) => sched_setaffinity(this_thread, &others),
+        None => Ok(()),
+    });
+    if let Err(error) = outcome {
+        tracing::warn!(%error, "the config thread shares the workers' CPUs");
+    }
+}
+
+/// Of `allowed` without `taken`; `None` where nothing is left.
+fn beside(allowed: &CpuSet, taken: &[usize]) -> nix::Result<Option<CpuSet>> {
+    let mut others = CpuSet::new();
+    let mut is_empty = true;
+    for cpu in 0..CpuSet::count() {
+        if allowed.is_set(cpu)? && !taken.contains(&cpu) {
+            others.set(cpu)?;
+            is_empty = false;
+        }
+    }
+    Ok((!is_empty).then_some(others))
 }
 
 /// Ends all workers and waits for them.
@@ -155,4 +184,22 @@ fn cpus(config: &Config) -> Vec<CoreId> {
         };
     }
     config.workers.cpus.iter().map(|&id| CoreId { id }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_config_thread_takes_the_cpus_that_no_worker_has() {
+        let set = |cpus: &[usize]| {
+            let mut set = CpuSet::new();
+            cpus.iter().for_each(|&cpu| set.set(cpu).unwrap());
+            set
+        };
+        let allowed = set(&[0, 2, 3, 70]);
+        assert_eq!(beside(&allowed, &[0, 1, 3]), Ok(Some(set(&[2, 70]))));
+        assert_eq!(beside(&allowed, &[]), Ok(Some(allowed)));
+        assert_eq!(beside(&set(&[0, 1]), &[1, 0]), Ok(None), "it stays where it is");
+    }
 }
