@@ -340,7 +340,11 @@ impl Gates {
 }
 
 /// Notes that the checksum of a packet that comes from a kernel is partial, if it is and the port did not say so.
-#[inline]
+#[expect(
+    clippy::inline_always,
+    reason = "called, it reads from memory what was written a moment ago in other pieces, and waits"
+)]
+#[inline(always)]
 fn note_partial<L: Ip<K, W>, const K: usize, const W: usize>(plain: &Plain<K>, frame: &mut Frame) {
     let ip_len = <L::Head<'_> as Head<'_, K>>::IP_LEN as u16;
     let mark = plain.mark;
