@@ -70,6 +70,39 @@ fn a_reader_sees_all_of_a_rewrite_or_nothing() {
     });
 }
 
+/// A sole writer stores where others compare and exchange: who reads beside it sees all of a connection or nothing.
+#[test]
+fn a_reader_beside_a_sole_writer_sees_all_of_a_connection_or_nothing() {
+    model(3, || {
+        let (table, domain) = table(2);
+        let mut worker = domain.register(0).unwrap();
+        let mut writer = table.sole_writer(&worker);
+        let reader = thread::spawn({
+            let (table, domain) = (Arc::clone(&table), Arc::clone(&domain));
+            move || {
+                let _awake = domain.register(1).unwrap();
+                for key in [2, 1] {
+                    let Some(flow) = find(&table, key) else { continue };
+                    if let Ok(entry) = table.read(flow) {
+                        assert_eq!(entry.key(), [key]);
+                        assert_eq!(entry.word(0), entry.word(1));
+                        assert_eq!(entry.word(0), entry.state().bits());
+                    }
+                }
+            }
+        });
+        let first = writer.insert(&[1], &[3], |both| stamp_all(both, 5)).unwrap();
+        writer.remove(first).unwrap();
+        worker.quiescent();
+        let second = writer.insert(&[2], &[1], |both| stamp_all(both, 6)).unwrap();
+        reader.join().unwrap();
+        assert_eq!(
+            [1, 2, 3].map(|key| find(&table, key)),
+            [Some(second.peer()), Some(second), None]
+        );
+    });
+}
+
 #[test]
 fn two_that_decide_again_take_turns() {
     model(3, || {
@@ -163,7 +196,10 @@ fn race(
     let (table, domain) = table(2);
     for _ in 0..3 {
         // The last slot stays free, and its key is nobody's.
-        crowded.inspect(|&key| assert!(table.index().place(table.hash(&[key]), 2 * table.slots() - 1)));
+        crowded.inspect(|&key| {
+            let nobody = 2 * table.slots() - 1;
+            assert!(table.index().place(table.hash(&[key]), nobody, false));
+        });
     }
     let worker = domain.register(0).unwrap();
     let mut writer = table.writer(&worker, Share::ALL);
