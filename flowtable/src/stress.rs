@@ -75,6 +75,9 @@ fn one_that_is_to_be_alone_is() {
     drop(alone);
     let among_others = seats.each_ref().map(|seat| table.writer(seat, Share::ALL));
     refused(&|| table.sole_writer(&seats[0]));
+    // Refused for another reason, which doesn't count as one more.
+    refused(&|| table.writer(&seats[0], Share::ALL));
+    refused(&|| table.writer(&seats[0], Share { index: 1, of: 1 }));
     drop(among_others);
     assert!(table.sole_writer(&seats[1]).is_alone());
 }

@@ -70,7 +70,6 @@ impl<const K: usize, const W: usize> Table<K, W> {
     /// If `worker` is of another domain or has a writer of this table already, or `share` is impossible, or while there is a
     /// [sole writer](Self::sole_writer).
     pub fn writer(self: &Arc<Self>, worker: &Worker, share: Share) -> Writer<K, W> {
-        assert!(self.seats.join(), "another worker is to be the only one");
         self.seated(worker, share, false)
     }
 
@@ -80,7 +79,6 @@ impl<const K: usize, const W: usize> Table<K, W> {
     /// # Panics
     /// As [`writer`](Self::writer), and if there is any writer.
     pub fn sole_writer(self: &Arc<Self>, worker: &Worker) -> Writer<K, W> {
-        assert!(self.seats.join_alone(), "there is another writer");
         self.seated(worker, Share::ALL, true)
     }
 
@@ -98,6 +96,12 @@ impl<const K: usize, const W: usize> Table<K, W> {
             "worker {} has a writer of this table already",
             worker.index()
         );
+        // Last, so that who is refused leaves nothing behind.
+        if !self.seats.join(is_alone) {
+            // Release as in `Writer::drop`.
+            seat.store(0, Release);
+            panic!("a worker that is to be the only one to change the table, and another one");
+        }
         Writer {
             table: Arc::clone(self),
             worker: worker.index(),
@@ -359,9 +363,9 @@ impl<const K: usize, const W: usize> Writer<K, W> {
 impl<const K: usize, const W: usize> Drop for Writer<K, W> {
     fn drop(&mut self) {
         self.slots.give_back(&self.table);
+        self.table.seats.leave();
         // Release pairs with the Acquire in `Table::seated`.
         self.counters().taken.store(0, Release);
-        self.table.seats.leave();
     }
 }
 
@@ -376,18 +380,17 @@ enum Sitting {
 }
 
 impl Seats {
-    /// Another one among others, unless one is alone.
-    fn join(&self) -> bool {
-        self.change(|sitting| match sitting {
-            None => Some(Sitting::Several(1)),
-            Some(Sitting::Several(count)) => Some(Sitting::Several(count + 1)),
-            Some(Sitting::Alone) => None,
-        })
-    }
-
-    /// One alone, unless there are any.
-    fn join_alone(&self) -> bool {
-        self.change(|sitting| sitting.is_none().then_some(Sitting::Alone))
+    /// Another one: among others unless one is alone, or alone unless there are any.
+    fn join(&self, is_alone: bool) -> bool {
+        let mut sitting = self.lock();
+        let next = match *sitting {
+            None if is_alone => Sitting::Alone,
+            None => Sitting::Several(1),
+            Some(Sitting::Several(count)) if !is_alone => Sitting::Several(count + 1),
+            Some(_) => return false,
+        };
+        *sitting = Some(next);
+        true
     }
 
     fn leave(&self) {
@@ -396,13 +399,6 @@ impl Seats {
             Some(Sitting::Several(count)) if count > 1 => Some(Sitting::Several(count - 1)),
             _ => None,
         };
-    }
-
-    fn change(&self, next: impl FnOnce(Option<Sitting>) -> Option<Sitting>) -> bool {
-        let mut sitting = self.lock();
-        let next = next(*sitting);
-        *sitting = next.or(*sitting);
-        next.is_some()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Sitting>> {
