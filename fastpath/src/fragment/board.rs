@@ -12,7 +12,7 @@
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU64, fence};
 
-use super::key::{FragmentKey, KEY_WORDS};
+use super::key::{FragmentKey, Hashes, KEY_WORDS};
 
 /// Words of an outcome.
 pub const OUTCOME_WORDS: usize = 8;
@@ -94,8 +94,9 @@ impl Board {
     fn set(&self, key: &FragmentKey) -> &[Entry] {
         let sets = self.entries.len() / WAYS;
         let within = self.sets_of_source - 1;
-        let region = key.source.hash(self.seed) as usize & (sets - 1) & !within;
-        let set = region | (key.hash(self.seed) as usize & within);
+        let Hashes { datagram, source } = key.hashes(self.seed);
+        let region = source as usize & (sets - 1) & !within;
+        let set = region | (datagram as usize & within);
         &self.entries[set * WAYS..(set + 1) * WAYS]
     }
 }

@@ -24,6 +24,13 @@ pub(super) struct Source {
     is_v6: bool,
 }
 
+/// What a datagram is found by, and its source, both made at once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hashes {
+    pub(super) datagram: u64,
+    pub(super) source: u64,
+}
+
 impl FragmentKey {
     /// Of an IPv4 fragment; `zone` as in flow keys.
     pub fn v4(src: Ipv4Addr, dst: Ipv4Addr, id: u16, proto: IpProtocol, zone: u16) -> Self {
@@ -69,16 +76,19 @@ impl FragmentKey {
     }
 
     /// Keyed by `seed`.
-    pub(super) fn hash(&self, seed: u64) -> u64 {
+    pub(super) fn hashes(&self, seed: u64) -> Hashes {
         let [low, high] = halves(self.dst);
         let rest = u64::from(self.id) << 8 | u64::from(self.proto);
-        mix(mix(self.source.hash(seed), low ^ rest), high)
+        let source = self.source.hash(seed);
+        Hashes {
+            datagram: mix(mix(source, low ^ rest), high),
+            source,
+        }
     }
 }
 
 impl Source {
-    /// Keyed by `seed`.
-    pub(super) fn hash(&self, seed: u64) -> u64 {
+    fn hash(&self, seed: u64) -> u64 {
         let [low, high] = halves(self.address);
         mix(
             mix(seed ^ u64::from(self.zone) ^ u64::from(self.is_v6) << 16, low),
@@ -121,7 +131,7 @@ mod tests {
             ] {
                 let mut places = [0_u8; 64];
                 for key in keys {
-                    places[key.hash(seed) as usize & 63] += 1;
+                    places[key.hashes(seed).datagram as usize & 63] += 1;
                 }
                 fullest = fullest.max(places.into_iter().max().unwrap_or_default());
             }

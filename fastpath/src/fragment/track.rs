@@ -7,7 +7,7 @@
 //! One tracker serves one worker. Parts that come to another worker than their first find its outcome on the shared
 //! [board](super::board): who calls [`Tracker::first`] posts there too, and [`Tracker::next_waiting`] tells whom to look for again.
 
-use super::key::{FragmentKey, Source};
+use super::key::{FragmentKey, Hashes, Source};
 use super::list::{Index, Links, List, NONE};
 use crate::io::Frame;
 
@@ -159,19 +159,21 @@ impl<T: Copy, M> Tracker<T, M> {
     /// A first fragment came and got `outcome` (a refusal is one, too). Appends the frames that waited for it to `released`,
     /// in order of arrival. A first fragment seen again replaces the outcome.
     pub fn first(&mut self, key: &FragmentKey, outcome: T, now_ns: u64, released: &mut Vec<(Frame, M)>) {
-        if let Some(at) = self.find(key) {
+        let hashes = key.hashes(self.seed);
+        if let Some(at) = self.find(key, hashes) {
             self.take_held(at, usize::MAX, released);
             self.unlink(at);
             self.link(at, Some(outcome), now_ns);
         } else {
-            self.make_room(key);
-            self.insert(key, Some(outcome), now_ns);
+            self.make_room(key, hashes);
+            self.insert(key, hashes, Some(outcome), now_ns);
         }
     }
 
     /// A later fragment came.
     pub fn later(&mut self, key: &FragmentKey, frame: Frame, note: M, now_ns: u64) -> Later<T, M> {
-        let at = match self.find(key) {
+        let hashes = key.hashes(self.seed);
+        let at = match self.find(key, hashes) {
             Some(at) => match self.datagrams[at as usize].outcome {
                 Some(outcome) if now_ns < self.datagrams[at as usize].deadline_ns => {
                     return Later::Follow(outcome, frame, note);
@@ -184,10 +186,10 @@ impl<T: Copy, M> Tracker<T, M> {
             },
             None => None,
         };
-        if !self.may_hold(key, at) {
+        if !self.may_hold(key, hashes, at) {
             return Later::Refused(frame, note);
         }
-        let at = at.unwrap_or_else(|| self.insert(key, None, now_ns));
+        let at = at.unwrap_or_else(|| self.insert(key, hashes, None, now_ns));
         self.hold(at, frame, note);
         Later::Held
     }
@@ -216,7 +218,7 @@ impl<T: Copy, M> Tracker<T, M> {
 
     /// Whether the outcome of this datagram's first fragment is known here at `now_ns`.
     pub fn is_decided(&self, key: &FragmentKey, now_ns: u64) -> bool {
-        self.find(key)
+        self.find(key, key.hashes(self.seed))
             .map(|at| &self.datagrams[at as usize])
             .is_some_and(|datagram| datagram.outcome.is_some() && now_ns < datagram.deadline_ns)
     }
@@ -238,14 +240,14 @@ impl<T: Copy, M> Tracker<T, M> {
         self.datagrams[at as usize].key
     }
 
-    fn find(&self, key: &FragmentKey) -> Option<u32> {
-        self.by_key.find(key.hash(self.seed), |at| {
+    fn find(&self, key: &FragmentKey, hashes: Hashes) -> Option<u32> {
+        self.by_key.find(hashes.datagram, |at| {
             self.datagrams[at as usize].key == Some(*key)
         })
     }
 
-    fn find_source(&self, source: &Source) -> Option<u32> {
-        self.by_source.find(source.hash(self.seed), |at| {
+    fn find_source(&self, source: &Source, hashes: Hashes) -> Option<u32> {
+        self.by_source.find(hashes.source, |at| {
             self.sources[at as usize].source == Some(*source)
         })
     }
@@ -256,9 +258,11 @@ impl<T: Copy, M> Tracker<T, M> {
     }
 
     /// Whether one more frame may be held, in the waiting datagram `at` or a new one. Makes room for a new one.
-    fn may_hold(&mut self, key: &FragmentKey, at: Option<u32>) -> bool {
+    fn may_hold(&mut self, key: &FragmentKey, hashes: Hashes, at: Option<u32>) -> bool {
         let limits = self.limits;
-        let source = self.find_source(&key.source).map(|at| &self.sources[at as usize]);
+        let source = self
+            .find_source(&key.source, hashes)
+            .map(|at| &self.sources[at as usize]);
         if self.free_held.is_empty() || source.is_some_and(|s| s.held_count >= limits.held_per_source_max) {
             return false;
         }
@@ -274,8 +278,10 @@ impl<T: Copy, M> Tracker<T, M> {
     }
 
     /// Makes room for an outcome of `key`: the source's oldest goes when it has its share, else the oldest of all.
-    fn make_room(&mut self, key: &FragmentKey) {
-        let source = self.find_source(&key.source).map(|at| &self.sources[at as usize]);
+    fn make_room(&mut self, key: &FragmentKey, hashes: Hashes) {
+        let source = self
+            .find_source(&key.source, hashes)
+            .map(|at| &self.sources[at as usize]);
         let oldest_of_source = source
             .filter(|s| s.decided_count >= self.limits.datagrams_per_source_max)
             .and_then(|s| s.decided.front());
@@ -286,15 +292,15 @@ impl<T: Copy, M> Tracker<T, M> {
         }
     }
 
-    fn insert(&mut self, key: &FragmentKey, outcome: Option<T>, now_ns: u64) -> u32 {
-        let source = self.find_source(&key.source).unwrap_or_else(|| {
+    fn insert(&mut self, key: &FragmentKey, hashes: Hashes, outcome: Option<T>, now_ns: u64) -> u32 {
+        let source = self.find_source(&key.source, hashes).unwrap_or_else(|| {
             let at = self.free_sources.pop().expect("no more sources than datagrams");
             self.sources[at as usize].source = Some(key.source);
-            self.by_source.insert(key.source.hash(self.seed), at);
+            self.by_source.insert(hashes.source, at);
             at
         });
         let at = self.free_datagrams.pop().expect("room was made");
-        self.by_key.insert(key.hash(self.seed), at);
+        self.by_key.insert(hashes.datagram, at);
         let datagram = &mut self.datagrams[at as usize];
         datagram.key = Some(*key);
         datagram.source = source;
@@ -347,12 +353,13 @@ impl<T: Copy, M> Tracker<T, M> {
         let datagram = &mut self.datagrams[at as usize];
         let source_at = datagram.source;
         let key = datagram.key.take().expect("only live datagrams are in lists");
-        self.by_key.remove(key.hash(self.seed), at);
+        let hashes = key.hashes(self.seed);
+        self.by_key.remove(hashes.datagram, at);
         self.free_datagrams.push(at);
         let source = &mut self.sources[source_at as usize];
         if source.decided_count + source.waiting_count == 0 {
             source.source = None;
-            self.by_source.remove(key.source.hash(self.seed), source_at);
+            self.by_source.remove(hashes.source, source_at);
             self.free_sources.push(source_at);
         }
     }
