@@ -4,9 +4,12 @@
 
 use std::net::IpAddr;
 
+use wire::ipv4::{self, Ipv4Header};
+use wire::ipv6::{self, Ipv6Header};
+use wire::packet::Family;
 use wire::reply::{may_be_answered, tcp_reset, tcp_segment};
-use wire::tcp::{TcpFlags, TcpHeader};
-use wire::{IpProtocol, Packet, Port, ethernet, ipv6, tcp};
+use wire::tcp::{self, TcpFlags, TcpHeader};
+use wire::{IpProtocol, Packet, Port, ethernet};
 
 use super::{Answer, Link, ether_type};
 
@@ -48,6 +51,39 @@ pub fn onward(
     })
 }
 
+/// What the headers of a reset of this family say, which have neither options nor extensions.
+#[inline]
+pub fn packet(reset: &Reset, family: Family) -> Option<Packet> {
+    let l3 = reset.l3();
+    let (ttl, tos, dont_fragment, l4_offset) = match family {
+        Family::V4 => {
+            let ip = Ipv4Header::prefix(l3)?;
+            (ip.ttl, ip.tos, ip.dont_fragment(), ipv4::HEADER_LEN)
+        }
+        Family::V6 => {
+            let ip = Ipv6Header::prefix(l3)?;
+            (ip.hop_limit, ip.traffic_class(), true, ipv6::HEADER_LEN)
+        }
+    };
+    let segment = TcpHeader::prefix(l3.get(l4_offset..)?)?;
+    Some(Packet {
+        family,
+        proto: IpProtocol::TCP,
+        ttl,
+        tos,
+        l4_offset: l4_offset as u16,
+        sport: segment.src,
+        dport: segment.dst,
+        tcp_flags: segment.flags,
+        icmp_type: 0,
+        icmp_code: 0,
+        dont_fragment,
+        source_routed: false,
+        total_len: l3.len() as u32,
+        fragment: None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpHeader as Tcp, TransportSlice};
@@ -83,6 +119,8 @@ mod tests {
 
     /// Ports, seq, ack and the flags RST and ACK of an answer whose checksum is right.
     fn read(answer: &Reset) -> (u16, u16, u32, u32, bool, bool) {
+        let known = parse_l3(answer.l3()).unwrap();
+        assert_eq!(packet(answer, known.family), Some(known));
         let packet = SlicedPacket::from_ethernet(answer.bytes()).unwrap();
         let Some(TransportSlice::Tcp(tcp)) = &packet.transport else {
             panic!("not TCP")

@@ -147,7 +147,7 @@ impl<O: Observer> Pass<'_, O> {
                 (peer.src, Port::new(peer.sport)),
             );
             if let Some(made) = reset::onward(&NO_LINK, &packet, self.l3(&inbound), from, to) {
-                self.generate(made.l3(), other, inbound.number, inbound.hash);
+                self.generate_reset(&made, packet.family, other, inbound.number, inbound.hash);
             }
         }
         self.refuse(inbound, refusal.reason, Answer::Reset, fate);

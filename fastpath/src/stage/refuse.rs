@@ -6,12 +6,13 @@
 
 use std::net::IpAddr;
 
-use wire::packet::parse_l3;
-use wire::{IpProtocol, Mac};
+use wire::packet::{Family, parse_l3};
+use wire::{IpProtocol, Mac, Packet};
 
 use super::{Inbound, Pass, encap};
+use crate::answer::Link;
 use crate::answer::icmp_error::Problem;
-use crate::answer::{Link, reset};
+use crate::answer::reset::{self, Reset};
 use crate::flow::Ingress;
 use crate::observe::{Fate, Observer, PacketNumber};
 use crate::outbox::Kind;
@@ -61,7 +62,7 @@ impl<O: Observer> Pass<'_, O> {
         match problem {
             None => {
                 if let Some(made) = reset::answer(&NO_LINK, &packet, l3) {
-                    self.generate(made.l3(), back, inbound.number, inbound.hash);
+                    self.generate_reset(&made, packet.family, back, inbound.number, inbound.hash);
                 }
             }
             Some(problem) => {
@@ -83,10 +84,36 @@ impl<O: Observer> Pass<'_, O> {
 
     /// Sends an IP packet of our own by `adjacency`.
     pub(crate) fn generate(&mut self, l3: &[u8], adjacency: AdjacencyId, cause: PacketNumber, hash: u64) {
+        self.generate_as(l3, parse_l3(l3).ok(), adjacency, cause, hash);
+    }
+
+    /// Sends a reset of this family by `adjacency`. What it is needs no parsing.
+    pub(crate) fn generate_reset(
+        &mut self,
+        made: &Reset,
+        family: Family,
+        adjacency: AdjacencyId,
+        cause: PacketNumber,
+        hash: u64,
+    ) {
+        let packet = reset::packet(made, family);
+        debug_assert_eq!(packet, parse_l3(made.l3()).ok());
+        self.generate_as(made.l3(), packet, adjacency, cause, hash);
+    }
+
+    /// Sends an IP packet of our own, which is `packet`, by `adjacency`.
+    fn generate_as(
+        &mut self,
+        l3: &[u8],
+        packet: Option<Packet>,
+        adjacency: AdjacencyId,
+        cause: PacketNumber,
+        hash: u64,
+    ) {
         let adjacency = self.snapshot.adjacency(adjacency);
         let sent = adjacency.resolved
-            && match (parse_l3(l3), self.memory.allocate_copy(l3)) {
-                (Ok(packet), Some(mut frame)) => {
+            && match (packet, self.memory.allocate_copy(l3)) {
+                (Some(packet), Some(mut frame)) => {
                     if encap::encap(self.memory, &mut frame, 0, &packet, adjacency, hash, false) {
                         match self
                             .outbox
