@@ -167,13 +167,14 @@ impl Gates {
         let (mut at, mut plain) = (0, 0);
         for &(port, count) in runs {
             let gate = self.gate(port, by.snapshot);
-            for at in at..at + count {
-                let found = if lanes.v4[at].is_plain() {
+            let (now, others) = (at..at + count, &lanes.v4[at..at + count]);
+            let others = others.iter().zip(&mut lanes.v6[now.clone()]);
+            for (frame, (other, lane)) in frames[now].iter_mut().zip(others) {
+                let found = if other.is_plain() {
                     None
                 } else {
-                    self.read_one_v6(&gate, &mut frames[at], by)
+                    self.read_one_v6(&gate, frame, by)
                 };
-                let lane = &mut lanes.v6[at];
                 if let Some(found) = found {
                     lane.set(found.mark, found.key, by.v6);
                     plain += 1;
