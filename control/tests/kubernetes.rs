@@ -6,6 +6,11 @@
 
 mod api_server;
 mod cluster;
+#[path = "kubernetes/daemon.rs"]
+mod daemon;
+mod process;
+#[path = "kubernetes/real.rs"]
+mod real;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

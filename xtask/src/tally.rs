@@ -90,6 +90,7 @@ const NEEDS: &[&str] = &[
     "afxdp",
     "cargo-deny",
     "clang",
+    "kube-apiserver",
     "nightly",
     "scapy",
     "tcpdump",

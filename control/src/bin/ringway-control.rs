@@ -102,7 +102,7 @@ struct KubernetesArguments {
     /// Kubeconfig that leads to the API server; without it and without --state: the pod's service account
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// Address of an API server, for instance https://10.0.0.1:6443; may be repeated; counts instead of the kubeconfig's
+    /// Address of an API server, `https://HOST:PORT`; may be repeated; counts instead of the kubeconfig's
     #[arg(long = "api-server", value_name = "URL", value_parser = api_server)]
     api_servers: Vec<http::Uri>,
 }

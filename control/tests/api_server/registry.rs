@@ -110,7 +110,7 @@ impl Registry {
         if let Some(namespace) = &place.namespace {
             object["metadata"]["namespace"] = json!(namespace);
         }
-        self.put("ADDED", key, object)
+        Ok(self.put("ADDED", key, object))
     }
 
     /// RFC 7396. A status is changed by itself alone, and nothing else by it.
@@ -126,24 +126,24 @@ impl Registry {
                 object["status"] = status;
             }
         }
-        self.put("MODIFIED", key, object)
+        Ok(self.put("MODIFIED", key, object))
     }
 
     pub fn delete(&mut self, place: &Place) -> Result<Value, Refusal> {
         let key = place.key(place.name.as_ref().ok_or((405, "MethodNotAllowed"))?);
         let object = self.objects.get(&key).cloned().ok_or((404, "NotFound"))?;
-        let deleted = self.put("DELETED", key.clone(), object)?;
+        let deleted = self.put("DELETED", key.clone(), object);
         self.objects.remove(&key);
         Ok(deleted)
     }
 
-    fn put(&mut self, what: &str, key: Key, mut object: Value) -> Result<Value, Refusal> {
+    fn put(&mut self, what: &str, key: Key, mut object: Value) -> Value {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         self.changes
             .push((self.version, key.clone(), json!({"type": what, "object": object})));
         self.objects.insert(key, object.clone());
-        Ok(object)
+        object
     }
 
     /// A page: the objects after `after`, at most `limit`, and where the next page begins.

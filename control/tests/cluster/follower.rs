@@ -114,13 +114,12 @@ impl Follower {
                 self.step().await;
             }
         });
-        if waited.await.is_err() {
-            panic!(
-                "{what}: never; {:?}\n{:#?}",
-                self.source.condition(),
-                self.state()
-            );
-        }
+        assert!(
+            waited.await.is_ok(),
+            "{what}: never; {:?}\n{:#?}",
+            self.source.condition(),
+            self.state()
+        );
     }
 
     /// Follows until the state is so.

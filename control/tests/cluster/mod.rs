@@ -1,6 +1,7 @@
 //! A cluster's API as a person has it, whichever server is behind: objects written, altered and deleted.
 
 pub mod follower;
+pub mod real;
 pub mod suite;
 
 use std::time::Duration;
@@ -148,4 +149,4 @@ pub fn pool(name: &str, range: &str, mode: &str) -> Value {
 }
 
 /// For anything to happen on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);

@@ -114,7 +114,7 @@ impl Access {
     ) -> Result<Known, AccessError> {
         let mut config = match &self.kubeconfig {
             Some(path) => from_kubeconfig(path).await?,
-            None => self.from_service_account().await?,
+            None => self.service_account_config().await?,
         };
         config.connect_timeout = Some(CONNECT_PATIENCE);
         // Those who ask pause by themselves, and tell why.
@@ -133,15 +133,9 @@ impl Access {
                 name: config.tls_server_name.clone(),
             });
         }
-        // Kept addresses are those of the API servers themselves. Their certificate bears the name by which everyone
-        // else reaches them.
-        let name = config.tls_server_name.clone().or_else(|| match servers.first() {
-            Some(first) => first
-                .address
-                .host()
-                .map(|host| host.trim_matches(['[', ']']).to_owned()),
-            None => Some(service_host().unwrap_or_else(|| "kubernetes.default.svc".to_owned())),
-        });
+        // Kept addresses are those of the API servers themselves. The one name that the certificates of all of them bear is
+        // the Service's, by which pods dial them.
+        let name = config.tls_server_name.clone().unwrap_or_else(|| SERVICE_NAME.to_owned());
         let is_plain = servers
             .first()
             .is_some_and(|first| first.address.scheme_str() == Some("http"));
@@ -156,7 +150,7 @@ impl Access {
             {
                 servers.push(Server {
                     address,
-                    name: name.clone(),
+                    name: Some(name.clone()),
                 });
             }
         }
@@ -182,7 +176,7 @@ impl Access {
         }
     }
 
-    async fn from_service_account(&self) -> Result<Config, AccessError> {
+    async fn service_account_config(&self) -> Result<Config, AccessError> {
         let token = self.service_account.join("token");
         let authority = self.service_account.join("ca.crt");
         for path in [&token, &authority] {
@@ -330,6 +324,7 @@ pub(super) fn one_line(error: &dyn std::error::Error) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+const SERVICE_NAME: &str = "kubernetes.default.svc";
 const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 const PROBE_AFTER: Duration = Duration::from_secs(20);
 const PROBE_EACH: Duration = Duration::from_secs(5);

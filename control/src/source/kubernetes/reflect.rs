@@ -450,7 +450,7 @@ fn is_later(a: &str, b: &str) -> bool {
     }
 }
 
-/// A part of `whole`, another one each time (SplitMix64).
+/// A part of `whole`, another one each time: Steele's `SplitMix64`.
 fn spread(whole: Duration, seed: &mut u64) -> Duration {
     *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut mixed = *seed;

@@ -155,4 +155,43 @@ mod tests {
                 .contains("[\"crd.projectcalico.org\", \"projectcalico.org\"]")
         );
     }
+
+    /// A kind that is forgotten in `deploy/rbac.yaml` is refused in every cluster.
+    #[test]
+    fn the_rules_that_we_ship_cover_every_kind() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/rbac.yaml");
+        let text = std::fs::read_to_string(path).unwrap();
+        let role: serde_json::Value = serde_saphyr::from_str(text.split("\n---\n").next().unwrap()).unwrap();
+        assert_eq!(role["kind"], "ClusterRole");
+        let holds = |rule: &serde_json::Value, key: &str, what: &str| {
+            rule[key].as_array().unwrap().iter().any(|value| value == what)
+        };
+        for resource in RESOURCES {
+            for group in resource.groups() {
+                let covers = |rule: &serde_json::Value| {
+                    holds(rule, "apiGroups", group)
+                        && holds(rule, "resources", resource.plural)
+                        && ["get", "list", "watch"]
+                            .iter()
+                            .all(|verb| holds(rule, "verbs", verb))
+                };
+                assert!(
+                    role["rules"].as_array().unwrap().iter().any(covers),
+                    "{group} {}",
+                    resource.plural
+                );
+            }
+            if let Some(file) = resource.custom_resource {
+                let path = format!("{}/../{file}", env!("CARGO_MANIFEST_DIR"));
+                let definition: serde_json::Value =
+                    serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+                assert_eq!(definition["spec"]["names"]["plural"], resource.plural);
+                assert!(
+                    resource
+                        .groups()
+                        .any(|group| definition["spec"]["group"] == group)
+                );
+            }
+        }
+    }
 }

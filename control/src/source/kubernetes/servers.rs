@@ -83,13 +83,12 @@ impl Servers {
     /// Keys or tokens that cannot be used any more; for people.
     pub(super) fn turn(&self) -> Result<Turn, String> {
         let mut state = self.lock();
-        let client = match &state.client {
-            Some(client) => client.clone(),
-            None => {
-                let client = state.known.client(state.current)?;
-                state.client = Some(client.clone());
-                client
-            }
+        let client = if let Some(client) = &state.client {
+            client.clone()
+        } else {
+            let client = state.known.client(state.current)?;
+            state.client = Some(client.clone());
+            client
         };
         let server = state.known.servers.get(state.current).map(ToString::to_string);
         Ok(Turn {
