@@ -115,7 +115,8 @@ impl Size {
         })
     }
 
-    fn service(&self, service: usize) -> Value {
+    /// As the API server would send it.
+    pub fn service(&self, service: usize) -> Value {
         json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": format!("svc-{service:05}"), "namespace": self.namespace(service), "labels": {"app": "x"}},
@@ -149,7 +150,8 @@ impl Size {
         })
     }
 
-    fn node(node: usize) -> Value {
+    /// As the API server would send it.
+    pub fn node(node: usize) -> Value {
         json!({
             "apiVersion": "v1", "kind": "Node",
             "metadata": {
@@ -163,7 +165,8 @@ impl Size {
         })
     }
 
-    fn namespace_object(&self, namespace: usize) -> Value {
+    /// As the API server would send it.
+    pub fn namespace_object(&self, namespace: usize) -> Value {
         json!({
             "apiVersion": "v1", "kind": "Namespace",
             "metadata": {"name": self.namespace(namespace), "labels": {"group": format!("g{}", namespace % 10)}},

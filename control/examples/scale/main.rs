@@ -1,6 +1,9 @@
 //! What the control plane costs at the size it has to hold: memory, the first resolve, and each change after it.
 //!
 //! `cargo run --release -p control --example scale [-- DIVISOR]` prints one line of JSON. Times are CPU times of this thread.
+//!
+//! `... -- follow [DIVISOR]` runs `ringway-control` (built beside it, with the same profile) against an API server of that
+//! size in this process, and prints what the daemon takes: memory, CPU time, and the time from an event of a watch to the delta.
 
 use std::fs;
 use std::time::Duration;
@@ -10,16 +13,21 @@ use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
 mod cluster;
+mod follow;
+mod server;
 
 fn main() {
-    let divisor = std::env::args()
-        .nth(1)
-        .map_or(1, |n| n.parse().expect("a divisor"));
-    let size = cluster::WHOLE.divided_by(divisor);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let divisor = |text: Option<&String>| text.map_or(1, |n| n.parse().expect("a divisor"));
+    if arguments.first().is_some_and(|first| first == "follow") {
+        follow::follow(cluster::WHOLE.divided_by(divisor(arguments.get(1))));
+        return;
+    }
+    let size = cluster::WHOLE.divided_by(divisor(arguments.first()));
     let began = cpu();
     let objects = size.objects();
     let read_s = since(began);
-    let objects_mib = memory_mib("VmRSS");
+    let objects_mib = memory_mib("self", "VmRSS");
 
     let options = Options {
         mode: Mode::Live,
@@ -29,7 +37,7 @@ fn main() {
     let began = cpu();
     let resolved = resolve(&objects, cluster::LOCAL, &options).expect("a good state");
     let resolve_s = since(began);
-    let resolved_mib = memory_mib("VmRSS");
+    let resolved_mib = memory_mib("self", "VmRSS");
     let began = cpu();
     let state = resolved.state;
     let message = contract::proto::ToFastpath {
@@ -44,7 +52,7 @@ fn main() {
         "services": state.services.len(), "policies": state.policies.len(), "ip_sets": state.ip_sets.len(),
         "members": state.ip_sets.iter().map(|set| set.members.len()).sum::<usize>(),
         "blocks": state.blocks.len(), "ports": state.ports.len(), "warnings": resolved.warnings.len(),
-        "peak_mib": memory_mib("VmHWM"),
+        "peak_mib": memory_mib("self", "VmHWM"),
     });
     println!("{line}");
 }
@@ -57,9 +65,9 @@ fn since(began: Duration) -> f64 {
     cpu().saturating_sub(began).as_secs_f64()
 }
 
-/// A line of `/proc/self/status`, in MiB.
-fn memory_mib(key: &str) -> u64 {
-    let status = fs::read_to_string("/proc/self/status").expect("our own status");
+/// A line of `/proc/PROCESS/status`, in MiB.
+fn memory_mib(process: &str, key: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix(key))

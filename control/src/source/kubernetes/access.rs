@@ -135,7 +135,10 @@ impl Access {
         }
         // Kept addresses are those of the API servers themselves. The one name that the certificates of all of them bear is
         // the Service's, by which pods dial them.
-        let name = config.tls_server_name.clone().unwrap_or_else(|| SERVICE_NAME.to_owned());
+        let name = config
+            .tls_server_name
+            .clone()
+            .unwrap_or_else(|| SERVICE_NAME.to_owned());
         let is_plain = servers
             .first()
             .is_some_and(|first| first.address.scheme_str() == Some("http"));
