@@ -1,5 +1,6 @@
 //! The daemon: follow a source, resolve, push; keep the last good state whatever comes.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,13 +9,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::cni::{self, Desk, Steps};
-use crate::object::Objects;
-use crate::push::{self, Report};
-use crate::resolve::{Mode, Options, Resolved, resolve};
+use crate::object::{ObjectName, Objects};
+use crate::push::{self, Desired, Report};
+use crate::resolve::{Endpoints, Mode, Options, Resolved, resolve};
 #[cfg(feature = "kubernetes")]
 use crate::source::kubernetes::{Kubernetes, KubernetesError};
 use crate::source::manifests::{Manifests, ManifestsError};
-use crate::source::{News, Source};
+use crate::source::{News, Scope, Source};
 use crate::status::{self, Shared};
 use crate::{assignment_file, ipam, uplink};
 
@@ -200,42 +201,60 @@ where
     }
 
     let (sender, mut reports) = mpsc::channel(REPORTS_MAX);
-    let mut desired: Option<watch::Sender<Arc<proto::State>>> = None;
+    let mut desired: Option<watch::Sender<Arc<Desired>>> = None;
     let mut is_good = false;
-    let mut news = News::Changed;
+    let mut news = News::Changed(Scope::Whole);
     loop {
         match news {
-            News::Changed => match resolver.resolve(&mut objects).await {
-                Ok(resolved) => {
-                    desk.iter_mut().for_each(|desk| desk.resolved(&resolved));
-                    is_good = true;
-                    accept(&shared, &objects, &resolved);
-                    source.in_force(&objects);
-                    let state = Arc::new(resolved.state);
-                    if let Some(desired) = &desired {
-                        desired.send_replace(state);
-                    } else {
-                        if !source.mends_itself() {
-                            serve_status(config, &shared)?;
-                            if let (Some(desk), Some(cni)) = (&desk, &config.cni) {
-                                serve_cni(cni, desk, &steps)?;
-                            }
-                        }
-                        let (first, receiver) = watch::channel(state);
-                        tokio::spawn(push::push(
-                            config.fastpath_socket.clone(),
-                            receiver,
-                            sender.clone(),
-                        ));
-                        desired = Some(first);
+            News::Changed(scope) => {
+                let short = match (&scope, &desired) {
+                    (Scope::Slices(slices), Some(desired)) if is_good => {
+                        let in_force = Arc::clone(&desired.borrow());
+                        resolver.update(&objects, slices, &in_force)
                     }
+                    _ => None,
+                };
+                let next = match short {
+                    Some(next) => {
+                        shared.update(|s| {
+                            s.source.accepted += 1;
+                            s.source.objects = objects.len();
+                        });
+                        Ok(next)
+                    }
+                    None => resolver.resolve(&mut objects).await.map(|resolved| {
+                        desk.iter_mut().for_each(|desk| desk.resolved(&resolved));
+                        accept(&shared, &objects, &resolved);
+                        Desired::from(resolved.state)
+                    }),
+                };
+                is_good = next.is_ok();
+                match next {
+                    Ok(next) => {
+                        source.in_force(&objects);
+                        let next = Arc::new(next);
+                        if let Some(desired) = &desired {
+                            desired.send_replace(next);
+                        } else {
+                            if !source.mends_itself() {
+                                serve_status(config, &shared)?;
+                                if let (Some(desk), Some(cni)) = (&desk, &config.cni) {
+                                    serve_cni(cni, desk, &steps)?;
+                                }
+                            }
+                            let (first, receiver) = watch::channel(next);
+                            tokio::spawn(push::push(
+                                config.fastpath_socket.clone(),
+                                receiver,
+                                sender.clone(),
+                            ));
+                            desired = Some(first);
+                        }
+                    }
+                    Err(error) if desired.is_none() && !source.mends_itself() => return Err(error),
+                    Err(error) => refuse(&shared, &error.to_string(), desired.is_some()),
                 }
-                Err(error) if desired.is_none() && !source.mends_itself() => return Err(error),
-                Err(error) => {
-                    is_good = false;
-                    refuse(&shared, &error.to_string(), desired.is_some());
-                }
-            },
+            }
             // Perhaps a mistake was taken back.
             News::Unchanged if is_good => shared.update(|s| s.source.error = None),
             News::Unchanged => {}
@@ -256,7 +275,7 @@ where
                         let outcome = outcome.map_err(|error| error.to_string());
                         desk.settle(&outcome.map(|resolved| {
                             if let Some(desired) = &desired {
-                                desired.send_replace(Arc::new(resolved.state));
+                                desired.send_replace(Arc::new(Desired::from(resolved.state)));
                             }
                         }));
                     }
@@ -391,6 +410,8 @@ struct Resolver {
     file: Option<PathBuf>,
     /// Pods' interfaces.
     overlay: cni::overlay::Overlay,
+    /// As of the last whole resolve and the short ways since.
+    endpoints: Endpoints,
 }
 
 impl Resolver {
@@ -414,6 +435,7 @@ impl Resolver {
             uplink: config.uplink.clone(),
             file,
             overlay: cni::overlay::Overlay::default(),
+            endpoints: Endpoints::default(),
         })
     }
 
@@ -424,7 +446,18 @@ impl Resolver {
         undo.revert(objects);
         let resolved = resolved.map_err(Box::new)?;
         self.keep(&resolved.assignments)?;
+        self.endpoints = Endpoints::new(objects, &self.node, &resolved.state);
         Ok(resolved)
+    }
+
+    /// The state after a change of these slices alone; `None` where that takes a whole resolve.
+    fn update(
+        &mut self,
+        objects: &Objects,
+        slices: &BTreeSet<ObjectName>,
+        in_force: &Desired,
+    ) -> Option<Desired> {
+        in_force.with(self.endpoints.update(objects, slices)?)
     }
 
     /// On disk before anyone hears of them.

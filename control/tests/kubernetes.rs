@@ -447,8 +447,9 @@ async fn a_copy_brings_up_a_node_while_no_server_answers() {
         .unwrap();
     assert_eq!(kept, objects);
 
-    // The node restarts, and there is no server.
+    // The node restarts, its only Service is deleted meanwhile, and there is no server.
     let begin = config();
+    cluster.delete("/api/v1/namespaces/team/services/api").await;
     server.stop().await;
     let mut follower = Follower::start(begin).await.unwrap();
     assert_eq!(follower.state().unwrap(), state);
@@ -460,9 +461,8 @@ async fn a_copy_brings_up_a_node_while_no_server_answers() {
         .await;
     assert_eq!(follower.state().unwrap(), state);
 
-    // It is back without its only Service: that is believed when it is confirmed, and nothing else changes.
+    // It is back. That no Service is left is believed when it is confirmed, and nothing else changes.
     server.start_again().await;
-    cluster.delete("/api/v1/namespaces/team/services/api").await;
     follower
         .until("doubt", |f| f.problems().contains("lists no Service at all"))
         .await;

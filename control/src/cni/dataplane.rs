@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::attachment::Attachment;
 use super::failure::{Code, Failure};
-use crate::push::Report;
+use crate::push::{Desired, Report};
 use crate::resolve::pod_port_name;
 use crate::status;
 
@@ -20,7 +20,7 @@ pub struct Dataplane {
     pub(super) trouble: String,
     pub(super) is_connected: bool,
     /// The state that every worker uses.
-    in_force: Option<Arc<proto::State>>,
+    in_force: Option<Arc<Desired>>,
     /// Why the last one was refused, until one is in force.
     refused: Option<String>,
     /// Ports that fastpath told about: why not live, or nothing.
@@ -136,12 +136,10 @@ impl Dataplane {
 }
 
 /// A state's ports are in the order of their names.
-fn port_of<'a>(state: &'a proto::State, name: &str) -> Option<&'a proto::Port> {
-    let at = state
-        .ports
-        .binary_search_by(|port| port.name.as_str().cmp(name))
-        .ok()?;
-    state.ports.get(at)
+fn port_of<'a>(state: &'a Desired, name: &str) -> Option<&'a proto::Port> {
+    let ports = state.ports();
+    let at = ports.binary_search_by(|port| port.name.as_str().cmp(name)).ok()?;
+    ports.get(at)
 }
 
 fn is_that_of(port: &proto::Port, attachment: &Attachment) -> bool {

@@ -4,6 +4,7 @@
 //! larger deltas and never a queue. A version that is refused leaves the one before in force; the refused state is not
 //! sent again on that connection, and the next one that differs is a delta from the version in force.
 
+mod desired;
 mod session;
 
 use std::path::PathBuf;
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 use contract::proto;
 use tokio::sync::{mpsc, watch};
+
+pub use desired::Desired;
 
 /// What happened on the way.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +32,7 @@ pub enum Report {
         reason: String,
     },
     /// A version is visible to every worker: this state, but for its version.
-    Applied(proto::Applied, Arc<proto::State>),
+    Applied(proto::Applied, Arc<Desired>),
     /// A version was refused; the one before stays in force.
     Refused(proto::Refused),
     /// Fastpath asked for everything again.
@@ -46,7 +49,7 @@ pub enum Report {
 /// Its versions are replaced by ones that grow over the lifetime of the fastpath process, whatever came before us.
 pub async fn push(
     socket: PathBuf,
-    mut desired: watch::Receiver<Arc<proto::State>>,
+    mut desired: watch::Receiver<Arc<Desired>>,
     reports: mpsc::Sender<Report>,
 ) {
     let mut version = 0;
@@ -77,7 +80,7 @@ pub async fn push(
 }
 
 /// Resolves when nobody can send any more.
-async fn closed(desired: &mut watch::Receiver<Arc<proto::State>>) {
+async fn closed(desired: &mut watch::Receiver<Arc<Desired>>) {
     let mut desired = desired.clone();
     while desired.changed().await.is_ok() {}
 }

@@ -14,8 +14,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
-use super::Report;
-use crate::diff;
+use super::{Desired, Report};
 
 /// How a connection ended.
 pub(super) enum Ended {
@@ -35,11 +34,11 @@ impl<E: std::error::Error> std::convert::From<E> for Ended {
 #[derive(Default)]
 struct Progress {
     /// The version in force as far as this connection knows; none before the first snapshot is applied.
-    in_force: Option<(u64, Arc<proto::State>)>,
+    in_force: Option<(u64, Arc<Desired>)>,
     /// Sent, not answered yet.
-    on_its_way: Option<(u64, Arc<proto::State>)>,
+    on_its_way: Option<(u64, Arc<Desired>)>,
     /// What was refused last, as it was desired, so that it is not sent again.
-    refused: Option<Arc<proto::State>>,
+    refused: Option<Arc<Desired>>,
     /// The last answer was a demand for a snapshot, and this is its successor.
     resyncing: bool,
 }
@@ -47,7 +46,7 @@ struct Progress {
 /// Connects and pushes until something ends it.
 pub(super) async fn run(
     socket: &Path,
-    desired: &mut watch::Receiver<Arc<proto::State>>,
+    desired: &mut watch::Receiver<Arc<Desired>>,
     reports: &mpsc::Sender<Report>,
     version: &mut u64,
     welcomed: &mut bool,
@@ -60,7 +59,7 @@ pub(super) async fn run(
 
 async fn try_run(
     socket: &Path,
-    desired: &mut watch::Receiver<Arc<proto::State>>,
+    desired: &mut watch::Receiver<Arc<Desired>>,
     reports: &mpsc::Sender<Report>,
     version: &mut u64,
     welcomed: &mut bool,
@@ -124,7 +123,7 @@ impl Progress {
     async fn send_next(
         &mut self,
         writer: &mut OwnedWriteHalf,
-        desired: &mut watch::Receiver<Arc<proto::State>>,
+        desired: &mut watch::Receiver<Arc<Desired>>,
         version: &mut u64,
     ) -> Result<(), Ended> {
         let wanted = desired.borrow_and_update().clone();
@@ -139,10 +138,10 @@ impl Progress {
         let body = match &self.in_force {
             None => To::Snapshot(proto::State {
                 version: next,
-                ..(*wanted).clone()
+                ..wanted.whole().into_owned()
             }),
             Some((base_version, in_force)) => {
-                let changes = diff::delta(in_force, &wanted).changes;
+                let changes = wanted.changes_since(in_force);
                 if changes.is_empty() {
                     return Ok(());
                 }
@@ -200,8 +199,8 @@ impl Progress {
 }
 
 /// Equal but for the version.
-fn same(a: &proto::State, b: &proto::State) -> bool {
-    diff::delta(a, b).changes.is_empty()
+fn same(a: &Desired, b: &Desired) -> bool {
+    b.changes_since(a).is_empty()
 }
 
 fn unexpected(expected: &str, found: &From) -> Ended {

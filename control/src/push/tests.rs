@@ -91,15 +91,15 @@ impl Peer {
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn state(ports: &[&str]) -> Arc<proto::State> {
+fn state(ports: &[&str]) -> Arc<Desired> {
     let port = |name: &&str| proto::Port {
         name: (*name).to_owned(),
         ..Default::default()
     };
-    Arc::new(proto::State {
+    Arc::new(Desired::from(proto::State {
         ports: ports.iter().map(port).collect(),
         ..Default::default()
-    })
+    }))
 }
 
 fn names(state: &proto::State) -> Vec<&str> {
@@ -108,7 +108,7 @@ fn names(state: &proto::State) -> Vec<&str> {
 
 struct Client {
     listener: UnixListener,
-    desired: watch::Sender<Arc<proto::State>>,
+    desired: watch::Sender<Arc<Desired>>,
     reports: mpsc::Receiver<Report>,
     task: tokio::task::JoinHandle<()>,
     socket: PathBuf,
@@ -116,7 +116,7 @@ struct Client {
 }
 
 impl Client {
-    fn start(first: Arc<proto::State>) -> Self {
+    fn start(first: Arc<Desired>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("fastpath.sock");
         let listener = UnixListener::bind(&socket).unwrap();
@@ -156,7 +156,7 @@ async fn a_snapshot_is_followed_by_deltas() {
     client.desired.send(state(&["a", "c"])).unwrap();
     peer.apply(1).await;
     assert!(
-        matches!(client.report().await, Report::Applied(applied, state) if applied.version == 1 && names(&state) == ["a"])
+        matches!(client.report().await, Report::Applied(applied, state) if applied.version == 1 && names(&state.whole()) == ["a"])
     );
     let delta = peer.delta().await;
     let second = merge::apply(&first, &delta).unwrap();

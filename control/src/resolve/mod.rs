@@ -2,6 +2,7 @@
 
 mod cluster;
 mod encode;
+mod endpoints;
 pub mod naming;
 mod node;
 mod policy;
@@ -22,6 +23,7 @@ use ipnet::IpNet;
 use crate::ipam::{self, Assignments, IpamError};
 use crate::object::{Kind, Location, ObjectName, Objects};
 
+pub use endpoints::Endpoints;
 pub use node::{NodeView, TunnelView};
 pub use port::{PodView, pod_port_name};
 

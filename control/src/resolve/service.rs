@@ -1,6 +1,6 @@
 //! Services with their backends, one entry per Service port.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use contract::proto;
@@ -29,7 +29,7 @@ pub(super) fn services(
         }
     }
     // Where local pods are, for endpoints that do not name their node.
-    let local: std::collections::BTreeSet<IpAddr> = cluster
+    let local: BTreeSet<IpAddr> = cluster
         .local_pods(node)
         .flat_map(|pod| pod.addresses.iter().copied())
         .collect();
@@ -72,25 +72,53 @@ pub(super) fn services(
                 Some(slices) => from_slices(slices, port, node, &local),
                 None => from_selector(&pods, service, port, node),
             };
-            let label = if port.name.is_empty() {
-                port.port.to_string()
-            } else {
-                port.name.clone()
-            };
-            let id = format!("{name}:{label}");
-            let entry = proto::Service {
-                id: id.clone(),
-                origin: Some(encode::origin("", "Service", name)),
-                protocol: port.protocol.number(),
-                port: u32::from(port.port),
-                cluster_ips: encode::addresses(&service.cluster_ips),
-                backends: backends.into_iter().map(backend).collect(),
-                affinity_s: service.affinity_s,
-            };
-            services.insert(id, entry);
+            let entry = entry(name, service, port, backends);
+            services.insert(entry.id.clone(), entry);
         }
     }
     Ok(services.into_values().collect())
+}
+
+/// What fastpath hears of one port.
+fn entry(name: &ObjectName, service: &Service, port: &ServicePort, backends: Backends) -> proto::Service {
+    let label = if port.name.is_empty() {
+        port.port.to_string()
+    } else {
+        port.name.clone()
+    };
+    proto::Service {
+        id: format!("{name}:{label}"),
+        origin: Some(encode::origin("", "Service", name)),
+        protocol: port.protocol.number(),
+        port: u32::from(port.port),
+        cluster_ips: encode::addresses(&service.cluster_ips),
+        backends: backends.into_iter().map(backend).collect(),
+        affinity_s: service.affinity_s,
+    }
+}
+
+/// Whether a Service has cluster IPs that are ours to serve.
+fn is_served(service: &Service) -> bool {
+    let is_ours =
+        !service.headless && service.kind != ServiceKind::ExternalName && !service.proxied_elsewhere();
+    is_ours && !service.cluster_ips.is_empty()
+}
+
+/// The entries of a Service whose endpoints are in `slices`: what [`services`] gives for it, if no other has its addresses.
+pub(super) fn of_slices(
+    name: &ObjectName,
+    service: &Service,
+    slices: &[&EndpointSlice],
+    node: &str,
+    local: &BTreeSet<IpAddr>,
+) -> Vec<proto::Service> {
+    if !is_served(service) {
+        return Vec::new();
+    }
+    let ports = service.ports.iter();
+    ports
+        .map(|port| entry(name, service, port, from_slices(slices, port, node, local)))
+        .collect()
 }
 
 fn warn_of_what_is_missing(name: &ObjectName, service: &Service, warnings: &mut Vec<String>) {
@@ -137,7 +165,7 @@ fn from_slices(
     slices: &[&EndpointSlice],
     port: &ServicePort,
     node: &str,
-    local: &std::collections::BTreeSet<IpAddr>,
+    local: &BTreeSet<IpAddr>,
 ) -> Backends {
     let mut backends = Backends::new();
     for slice in slices {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::directory::{self, LoadErrors};
 use super::watch::Watch;
-use super::{Condition, News, Source};
+use super::{Condition, News, Scope, Source};
 use crate::object::Objects;
 
 /// Files and directories, watched.
@@ -53,7 +53,7 @@ impl Source for Manifests {
             Ok(read) if read == *objects => News::Unchanged,
             Ok(read) => {
                 *objects = read;
-                News::Changed
+                News::Changed(Scope::Whole)
             }
             Err(errors) => {
                 for error in &errors.0 {

@@ -6,19 +6,43 @@ pub mod kubernetes;
 pub mod manifests;
 pub mod watch;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 
-use crate::object::Objects;
+use crate::object::{ObjectName, Objects};
 
 /// What a source tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
-    /// The objects changed: resolve them.
-    Changed,
+    /// The objects changed: resolve them, or what of them depends on the change.
+    Changed(Scope),
     /// The objects are as they were; [`Source::condition`] may not be.
     Unchanged,
     /// There was a change, and it is refused whole for this reason; the objects are as they were.
     Refused(String),
+}
+
+/// What a change may concern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything.
+    Whole,
+    /// These EndpointSlices alone.
+    Slices(BTreeSet<ObjectName>),
+}
+
+impl Scope {
+    /// What either concerns.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Slices(mut slices), Self::Slices(more)) => {
+                slices.extend(more);
+                Self::Slices(slices)
+            }
+            _ => Self::Whole,
+        }
+    }
 }
 
 /// How a source does, for the status.

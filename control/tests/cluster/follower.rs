@@ -7,10 +7,11 @@ use std::time::Duration;
 use contract::proto;
 use contract::valid::ValidState;
 use control::object::Objects;
-use control::resolve::{Mode, Options, resolve};
+use control::push::Desired;
+use control::resolve::{Endpoints, Mode, Options, resolve};
 use control::source::kubernetes::access::{Access, SERVICE_ACCOUNT};
 use control::source::kubernetes::{Config, Kubernetes, KubernetesError, Pace};
-use control::source::{News, Source};
+use control::source::{News, Scope, Source};
 
 use super::PATIENCE;
 
@@ -19,6 +20,10 @@ pub struct Follower {
     pub objects: Objects,
     /// How often objects changed.
     pub changes: usize,
+    /// How often that was told by the short way: a Service's endpoints alone.
+    pub short_changes: usize,
+    /// What the daemon keeps for that.
+    short: Option<(Desired, Endpoints)>,
 }
 
 /// Waits that suit a test.
@@ -77,8 +82,10 @@ impl Follower {
             source,
             objects,
             changes: 0,
+            short_changes: 0,
+            short: None,
         };
-        follower.note();
+        follower.note(&Scope::Whole);
         Ok(follower)
     }
 
@@ -94,16 +101,31 @@ impl Follower {
         Some(state)
     }
 
-    fn note(&mut self) {
-        if self.state().is_some() {
-            self.source.in_force(&self.objects);
+    /// The daemon's part. The short way leads where the long one does.
+    fn note(&mut self, scope: &Scope) {
+        let Some(state) = self.state() else {
+            self.short = None;
+            return;
+        };
+        self.source.in_force(&self.objects);
+        if let (Scope::Slices(slices), Some((desired, endpoints))) = (scope, &mut self.short)
+            && let Some(next) = endpoints
+                .update(&self.objects, slices)
+                .and_then(|services| desired.with(services))
+        {
+            assert_eq!(*next.whole(), state, "after {slices:?}");
+            *desired = next;
+            self.short_changes += 1;
+            return;
         }
+        let endpoints = Endpoints::new(&self.objects, "a", &state);
+        self.short = Some((Desired::from(state), endpoints));
     }
 
     async fn step(&mut self) {
-        if self.source.next(&mut self.objects).await == News::Changed {
+        if let News::Changed(scope) = self.source.next(&mut self.objects).await {
             self.changes += 1;
-            self.note();
+            self.note(&scope);
         }
     }
 

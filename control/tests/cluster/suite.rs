@@ -159,6 +159,7 @@ pub async fn every_kind(cluster: &Cluster, config: Config) {
             backends.len() == 1 && backends[0].state() == proto::BackendState::ServingTerminating
         })
         .await;
+    assert!(follower.short_changes > 0, "endpoints alone changed");
     cluster.delete(path).await;
     // Without a slice the selector counts, and no pod of the namespace has the label.
     follower

@@ -7,6 +7,7 @@ use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+mod endpoints;
 mod network;
 mod policy;
 mod service;

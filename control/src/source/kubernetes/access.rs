@@ -332,3 +332,106 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 const PROBE_AFTER: Duration = Duration::from_secs(20);
 const PROBE_EACH: Duration = Duration::from_secs(5);
 const PROBES_MAX: u32 = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A certificate authority that signs nothing; its key was thrown away.
+    const AUTHORITY: &str = "-----BEGIN CERTIFICATE-----
+MIIBiTCCAS+gAwIBAgIUZGPTKKDLR5wadmfZtaOn5+rgQFowCgYIKoZIzj0EAwIw
+GTEXMBUGA1UEAwwOdGVzdC1hdXRob3JpdHkwIBcNMjYxMTIyMjM1MzUxWhgPMjEy
+NjEwMjkyMzUzNTFaMBkxFzAVBgNVBAMMDnRlc3QtYXV0aG9yaXR5MFkwEwYHKoZI
+zj0CAQYIKoZIzj0DAQcDQgAE5ZQOzm0oYv4uXsQHNlBGFr3nS+ZZIkIabLEmwxBA
+V50P/HvvDVLN2UUpL9fAsYFSnUoz6wUJBpAuCth54iPqcKNTMFEwHQYDVR0OBBYE
+FCmRNPN/0nRW924zMSJjBWBFBeTxMB8GA1UdIwQYMBaAFCmRNPN/0nRW924zMSJj
+BWBFBeTxMA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIhAIlg73r/
+cnUQhiSqiY7HDShqQYUCB8fb6igrwfnAvtlKAiB/IOxIMBa/0apsSHe7UZvtekVm
+/wQ1saky4HcZRxpOMg==
+-----END CERTIFICATE-----
+";
+
+    fn kubeconfig(directory: &Path, cluster: &str) -> Access {
+        let path = directory.join("kubeconfig");
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+             clusters: [{{name: c, cluster: {{{cluster}}}}}]\nusers: [{{name: u, user: {{token: t}}}}]\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        Access {
+            kubeconfig: Some(path),
+            ..Access::default()
+        }
+    }
+
+    async fn servers(access: &Access, kept: &[&str]) -> Result<Vec<String>, String> {
+        let kept: Vec<SocketAddr> = kept.iter().map(|address| address.parse().unwrap()).collect();
+        let known = access
+            .read(&kept, true)
+            .await
+            .map_err(|error| error.to_string())?;
+        let text = |server: &Server| match &server.name {
+            Some(name) => format!("{server} as {name}"),
+            None => server.to_string(),
+        };
+        Ok(known.servers.iter().map(text).collect())
+    }
+
+    #[tokio::test]
+    async fn kept_addresses_come_last_and_go_by_the_name_that_all_servers_have() {
+        let directory = tempfile::tempdir().unwrap();
+        let kept = ["10.0.0.1:6443", "[fd00::1]:6443"];
+        let mut access = kubeconfig(directory.path(), "server: 'https://api.example:6443'");
+        let expected = [
+            "https://api.example:6443",
+            "https://10.0.0.1:6443 as kubernetes.default.svc",
+            "https://[fd00::1]:6443 as kubernetes.default.svc",
+        ];
+        assert_eq!(servers(&access, &kept).await.unwrap(), expected);
+        // What a person names counts instead of the kubeconfig's, and is not there twice.
+        access.servers = vec![Uri::from_static("https://10.0.0.1:6443")];
+        let expected = [
+            "https://10.0.0.1:6443",
+            "https://[fd00::1]:6443 as kubernetes.default.svc",
+        ];
+        assert_eq!(servers(&access, &kept).await.unwrap(), expected);
+        let named = kubeconfig(
+            directory.path(),
+            "server: 'https://10.0.0.9:6443', tls-server-name: api.example",
+        );
+        assert_eq!(
+            servers(&named, &kept[..1]).await.unwrap(),
+            [
+                "https://10.0.0.9:6443 as api.example",
+                "https://10.0.0.1:6443 as api.example"
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_pod_needs_an_address_that_is_not_the_services() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut access = Access {
+            service_account: directory.path().to_owned(),
+            ..Access::default()
+        };
+        let error = servers(&access, &[]).await.unwrap_err();
+        assert!(
+            error.contains("no --state and no --kubeconfig") && error.contains("token: No such file"),
+            "{error}"
+        );
+        std::fs::write(directory.path().join("token"), "t").unwrap();
+        std::fs::write(directory.path().join("ca.crt"), AUTHORITY).unwrap();
+        let error = servers(&access, &[]).await.unwrap_err();
+        assert!(error.contains("give --api-server https://HOST:6443"), "{error}");
+        assert_eq!(
+            servers(&access, &["10.0.0.1:6443"]).await.unwrap(),
+            ["https://10.0.0.1:6443 as kubernetes.default.svc"]
+        );
+        access.servers = vec![Uri::from_static("https://10.0.0.2:6443")];
+        assert_eq!(servers(&access, &[]).await.unwrap(), ["https://10.0.0.2:6443"]);
+        std::fs::write(directory.path().join("ca.crt"), "no certificate").unwrap();
+        let error = servers(&access, &[]).await.unwrap_err();
+        assert!(error.contains("service account in "), "{error}");
+    }
+}

@@ -7,7 +7,7 @@
 //!                                                                          │
 //!                                                                        copy (last good state on disk)
 //! ```
-//! `docs/decisions/0013-kubernetes-source.md` says why kube's client is under this and its reflectors are not, and what is
+//! `docs/decisions/0015-kubernetes-source.md` says why kube's client is under this and its reflectors are not, and what is
 //! held on to when.
 
 pub mod access;
@@ -29,7 +29,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Condition, News, Source};
+use super::{Condition, News, Scope, Source};
 use crate::object::{Kind, Object, Objects};
 use access::{Access, AccessError};
 pub use reflect::Pace;
@@ -91,8 +91,8 @@ pub struct Kubernetes {
     counts: BTreeMap<Kind, Arc<AtomicUsize>>,
     keeper: Option<copy::Keeper>,
     copy: Option<Objects>,
-    /// Whether [`News::Changed`] was held back because not every kind was settled.
-    is_owed: bool,
+    /// A change that is not told yet, because not every kind is settled.
+    owed: Option<Scope>,
     started: Instant,
 }
 
@@ -131,7 +131,7 @@ impl Kubernetes {
             counts,
             keeper,
             copy,
-            is_owed: false,
+            owed: None,
             started: Instant::now(),
         };
         if let Some(copy) = &source.copy {
@@ -166,7 +166,7 @@ impl Kubernetes {
         }
         self.count(objects);
         let Effect {
-            is_changed,
+            scope,
             ask_for_node,
             api_servers,
         } = effect;
@@ -177,12 +177,20 @@ impl Kubernetes {
             let (servers, addresses) = (self.servers.clone(), api_server_addresses(objects));
             tokio::spawn(async move { servers.learn(addresses).await });
         }
-        let is_changed = is_changed || self.is_owed;
-        self.is_owed = is_changed && !self.store.is_settled();
-        if is_changed && !self.is_owed {
-            News::Changed
-        } else {
-            News::Unchanged
+        let mut all = Effect {
+            scope: self.owed.take(),
+            ..Effect::default()
+        };
+        all |= Effect {
+            scope,
+            ..Effect::default()
+        };
+        match all.scope {
+            Some(scope) if self.store.is_settled() => News::Changed(scope),
+            owed => {
+                self.owed = owed;
+                News::Unchanged
+            }
         }
     }
 

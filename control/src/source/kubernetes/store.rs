@@ -14,12 +14,13 @@ use super::reflect::{Event, Refused};
 use super::request::Trouble;
 use super::resource::{RESOURCES, Resource};
 use crate::object::{Kind, Object, ObjectName, Objects};
+use crate::source::Scope;
 
 /// What an event asks of whoever has a network.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Effect {
-    /// The objects changed.
-    pub(super) is_changed: bool,
+    /// What the objects' change concerns; `None` where they are as they were.
+    pub(super) scope: Option<Scope>,
     /// Ask for our own Node by name.
     pub(super) ask_for_node: bool,
     /// An EndpointSlice of the Service `kubernetes` may have changed.
@@ -175,7 +176,7 @@ impl Store {
         self.refused.retain(|key, _| !forgotten(key));
         let mut effect = Effect {
             // Also when nothing is different: the kind may have been the last one to wait for.
-            is_changed: self.listed.insert(kind),
+            scope: self.listed.insert(kind).then_some(Scope::Whole),
             api_servers: kind == Kind::EndpointSlice,
             ask_for_node: false,
         };
@@ -203,7 +204,7 @@ impl Store {
         }
         if !objects.holds(&object) {
             objects.insert(object);
-            effect.is_changed = true;
+            effect.changes(kind, &name);
         }
         effect
     }
@@ -229,11 +230,14 @@ impl Store {
             self.orphans.insert(name.clone());
             return Effect::default();
         }
-        Effect {
-            is_changed: objects.remove(kind, name),
+        let mut effect = Effect {
             api_servers: kind == Kind::EndpointSlice,
             ..Effect::default()
+        };
+        if objects.remove(kind, name) {
+            effect.changes(kind, name);
         }
+        effect
     }
 
     /// What the API server says of our Node when asked for it by name.
@@ -256,7 +260,9 @@ impl Store {
         self.own_node = OwnNode::There;
         let mut effect = Effect::default();
         for pod in std::mem::take(&mut self.orphans) {
-            effect.is_changed |= objects.remove(Kind::Pod, &pod);
+            if objects.remove(Kind::Pod, &pod) {
+                effect.changes(Kind::Pod, &pod);
+            }
         }
         effect
     }
@@ -271,11 +277,14 @@ impl Store {
 
     fn note_trouble(&mut self, kind: Kind, trouble: Trouble) {
         let resource = Resource::of(kind);
+        // One server, one line, however many kinds it keeps us from and however often its turn comes.
+        let is_cut = self.is_cut();
         if self.trouble.get(&kind) != Some(&trouble) {
             let advice = advice(&resource, &trouble);
             match &trouble {
                 // Normal in a cluster that lives, or that has no such kind.
                 Trouble::Gone => tracing::debug!("{advice}"),
+                Trouble::Unreachable(_) if is_cut => tracing::debug!("{kind}: {advice}"),
                 Trouble::NotFound if resource.is_optional => tracing::info!("{advice}"),
                 Trouble::Unauthorized(_) | Trouble::Forbidden(_) => tracing::error!("{advice}"),
                 _ => tracing::warn!("{advice}"),
@@ -286,11 +295,19 @@ impl Store {
 
     fn well(&mut self, kind: Kind) {
         self.doubted.remove(&kind);
-        if let Some(trouble) = self.trouble.remove(&kind)
-            && trouble != Trouble::Gone
-        {
-            tracing::info!("{kind}: up to date again");
+        match self.trouble.remove(&kind) {
+            None | Some(Trouble::Gone) => {}
+            Some(Trouble::Unreachable(_)) if self.is_cut() => {}
+            Some(Trouble::Unreachable(_)) => tracing::info!("the API server answers again"),
+            Some(_) => tracing::info!("{kind}: up to date again"),
         }
+    }
+
+    /// Whether there is a kind for which no server answers.
+    fn is_cut(&self) -> bool {
+        self.trouble
+            .values()
+            .any(|trouble| matches!(trouble, Trouble::Unreachable(_)))
     }
 
     fn gone(&self) -> String {
@@ -336,9 +353,26 @@ impl Store {
     }
 }
 
+impl Effect {
+    /// An object is another one now, or gone.
+    fn changes(&mut self, kind: Kind, name: &ObjectName) {
+        let scope = match kind {
+            Kind::EndpointSlice => Scope::Slices([name.clone()].into()),
+            _ => Scope::Whole,
+        };
+        *self |= Self {
+            scope: Some(scope),
+            ..Self::default()
+        };
+    }
+}
+
 impl std::ops::BitOrAssign for Effect {
     fn bitor_assign(&mut self, other: Self) {
-        self.is_changed |= other.is_changed;
+        self.scope = match (self.scope.take(), other.scope) {
+            (Some(one), Some(other)) => Some(one.and(other)),
+            (one, other) => one.or(other),
+        };
         self.ask_for_node |= other.ask_for_node;
         self.api_servers |= other.api_servers;
     }

@@ -65,7 +65,7 @@ impl Case {
                 _ => Vec::new(),
             };
             assert!(
-                case.list(kind, objects).is_changed,
+                case.list(kind, objects).scope.is_some(),
                 "{kind}: it may have been the last one to wait for"
             );
         }
@@ -95,7 +95,8 @@ fn a_list_replaces_what_was_there_and_changes_only_what_differs() {
     );
     assert!(
         case.list(Kind::Pod, vec![pod("p", "a"), pod("r", "b")])
-            .is_changed
+            .scope
+            .is_some()
     );
     assert_eq!(case.names(), ["a", "b", "p", "r"]);
     // A list that is begun anew forgets what its first attempt saw.
@@ -105,26 +106,35 @@ fn a_list_replaces_what_was_there_and_changes_only_what_differs() {
         objects: vec![pod("p", "a")],
         refused: Vec::new(),
     });
-    assert!(case.list(Kind::Pod, vec![pod("r", "b")]).is_changed);
+    assert!(case.list(Kind::Pod, vec![pod("r", "b")]).scope.is_some());
     assert_eq!(case.names(), ["a", "b", "r"]);
 }
 
 #[test]
 fn changes_come_one_by_one() {
     let mut case = Case::settled();
-    assert!(case.apply(Event::Applied(Box::new(pod("x", "b")))).is_changed);
     assert!(
-        !case.apply(Event::Applied(Box::new(pod("x", "b")))).is_changed,
+        case.apply(Event::Applied(Box::new(pod("x", "b"))))
+            .scope
+            .is_some()
+    );
+    assert!(
+        !case
+            .apply(Event::Applied(Box::new(pod("x", "b"))))
+            .scope
+            .is_some(),
         "equal as far as we look"
     );
     assert!(
         case.apply(Event::Removed(Kind::Pod, ObjectName::new("n", "x")))
-            .is_changed
+            .scope
+            .is_some()
     );
     assert!(
         !case
             .apply(Event::Removed(Kind::Pod, ObjectName::new("n", "x")))
-            .is_changed
+            .scope
+            .is_some()
     );
     assert_eq!(case.names(), ["a", "b", "p", "q"]);
 }
@@ -172,7 +182,7 @@ fn our_own_node_stays_and_its_pods_with_it() {
         } else {
             case.apply(Event::Removed(Kind::Node, ObjectName::new("", "a")))
         };
-        assert!(effect.ask_for_node && !effect.is_changed);
+        assert!(effect.ask_for_node && !effect.scope.is_some());
         assert!(
             case.store.problems()[0].contains("asking for it"),
             "{:?}",
@@ -190,7 +200,7 @@ fn our_own_node_stays_and_its_pods_with_it() {
         }
         assert_eq!(case.names(), ["a", "b", "p"]);
         // It is back, and with it the truth about its pods.
-        assert!(case.apply(Event::Applied(Box::new(node("a")))).is_changed);
+        assert!(case.apply(Event::Applied(Box::new(node("a")))).scope.is_some());
         assert_eq!(case.names(), ["a", "b"]);
         assert!(case.store.problems().is_empty());
     }
@@ -203,11 +213,17 @@ fn a_node_that_answers_to_its_name_was_never_gone() {
         case.apply(Event::Removed(Kind::Node, ObjectName::new("", "a")))
             .ask_for_node
     );
-    assert!(!case.apply(Event::OwnNode(Some(Box::new(node("a"))))).is_changed);
+    assert!(
+        !case
+            .apply(Event::OwnNode(Some(Box::new(node("a")))))
+            .scope
+            .is_some()
+    );
     assert!(case.store.problems().is_empty());
     assert!(
         case.apply(Event::Removed(Kind::Pod, ObjectName::new("n", "p")))
-            .is_changed
+            .scope
+            .is_some()
     );
 }
 
@@ -292,7 +308,14 @@ fn slices_of_the_api_servers_are_noticed() {
             ),
         )
     };
-    assert!(case.apply(Event::Applied(Box::new(slice("default")))).api_servers);
+    let effect = case.apply(Event::Applied(Box::new(slice("default"))));
+    assert!(effect.api_servers);
+    let name = ObjectName::new("default", "kubernetes");
+    assert_eq!(
+        effect.scope,
+        Some(Scope::Slices([name].into())),
+        "no other kind depends on slices"
+    );
     assert!(!case.apply(Event::Applied(Box::new(slice("other")))).api_servers);
     assert!(
         serde_json::to_string(&ObjectRef::from(&slice("default")))
