@@ -29,6 +29,13 @@ impl From<proto::State> for Desired {
     }
 }
 
+/// Whatever is laid over what.
+impl PartialEq for Desired {
+    fn eq(&self, other: &Self) -> bool {
+        self.whole() == other.whole()
+    }
+}
+
 impl Desired {
     /// The Service port of this id.
     pub fn service(&self, id: &str) -> Option<&proto::Service> {

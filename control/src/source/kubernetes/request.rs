@@ -67,6 +67,9 @@ fn sort(error: kube::Error) -> Trouble {
         kube::Error::Auth(_) | kube::Error::BuildRequest(_) | kube::Error::HttpError(_) => {
             Trouble::Failed(one_line(&error))
         }
+        kube::Error::Service(error) if error.is::<kube::client::AuthError>() => {
+            Trouble::Failed(format!("our credentials cannot be used: {}", one_line(&*error)))
+        }
         other => Trouble::Unreachable(one_line(&other)),
     }
 }
