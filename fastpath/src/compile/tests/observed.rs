@@ -206,6 +206,29 @@ pub(super) fn check_indexes(before: &Snapshot, after: &Snapshot, seed: u64) {
     same("rule", rules(before), rules(after));
 }
 
+/// What workers make of ports, adjacencies, nodes and this node, they make anew after a change of any of them.
+pub(super) fn check_links(before: &Snapshot, after: &Snapshot, seed: u64) {
+    if before.links() != after.links() {
+        return;
+    }
+    let ports = |s: &Snapshot| s.ports().cloned().collect::<Vec<_>>();
+    assert_eq!(ports(before), ports(after), "seed {seed}");
+    let adjacencies = |s: &Snapshot| {
+        let all = s.adjacencies.iter();
+        all.map(|(id, adjacency)| (id, adjacency.clone()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(adjacencies(before), adjacencies(after), "seed {seed}");
+    assert_eq!(before.this_node(), after.this_node(), "seed {seed}");
+    for place in places() {
+        assert_eq!(
+            before.peer_by_outer(place),
+            after.peer_by_outer(place),
+            "seed {seed}: {place}"
+        );
+    }
+}
+
 pub(super) fn equal(applied: &Snapshot, state: &proto::State, underlay: &Underlay, seed: u64) {
     let fresh = answers(&compiled(state, underlay), state);
     for (question, answer) in answers(applied, state) {

@@ -8,7 +8,7 @@ use super::compiled;
 use super::fixture::{cluster, underlay};
 use super::flows::check_bumps;
 use super::life::{delta, later, step};
-use super::observed::{check_indexes, equal};
+use super::observed::{check_indexes, check_links, equal};
 use super::random::Random;
 use crate::compile::{apply, apply_underlay, replace};
 
@@ -37,6 +37,7 @@ fn a_series_of_deltas_equals_compiling_the_final_state() {
                 let after = apply_underlay(&snapshot, &under).unwrap();
                 check_bumps(&snapshot, &after.snapshot, &after.bumps, seed);
                 check_indexes(&snapshot, &after.snapshot, seed);
+                check_links(&snapshot, &after.snapshot, seed);
                 snapshot = after.snapshot;
             } else {
                 let mut next = state.clone();
@@ -58,6 +59,7 @@ fn a_series_of_deltas_equals_compiling_the_final_state() {
                 };
                 check_bumps(&snapshot, &after.snapshot, &after.bumps, seed);
                 check_indexes(&snapshot, &after.snapshot, seed);
+                check_links(&snapshot, &after.snapshot, seed);
                 (snapshot, state) = (after.snapshot, next);
             }
             equal(&snapshot, &state, &under, seed);
