@@ -34,7 +34,7 @@ pub struct Config {
     pub run_directory: Option<PathBuf>,
     /// Kernel name of the uplink.
     pub uplink: String,
-    /// How `ringway-cni` is served, if it is; needs [`Config::run_directory`].
+    /// How `ringway-cni` is served, if it is.
     pub cni: Option<cni::Config>,
 }
 
@@ -310,10 +310,10 @@ fn serve_cni(cni: &cni::Config, desk: &Desk, steps: &Arc<dyn Steps>) -> Result<(
 
 /// The desk of pods' interfaces, where there is one.
 fn open_desk(config: &Config, pods_are_known: bool) -> Result<Option<Desk>, DaemonError> {
-    match (&config.cni, &config.run_directory) {
-        (Some(_), Some(directory)) => Ok(Some(Desk::open(&config.node, directory, pods_are_known)?)),
-        _ => Ok(None),
-    }
+    let Some(cni) = &config.cni else { return Ok(None) };
+    // Beside the socket: attachments end with the boot, as what is below /run does, and each call waits for their file.
+    let directory = cni.socket.parent().unwrap_or(Path::new("."));
+    Ok(Some(Desk::open(&config.node, directory, pods_are_known)?))
 }
 
 /// Waits until somebody asks for an interface.

@@ -121,7 +121,7 @@ fn the_daemons_say_on_one_line_what_they_expected() {
             "--node a --state bytes => bytes:1: not text in UTF-8",
             "--node b --state node.yaml => expected one of: a",
             "--node a --state node.yaml --run-dir empty => empty: ",
-            "--node a --state node.yaml --cni-socket none => --run-dir",
+            "--node a --state node.yaml --cni-socket none/s => expected a path for a socket",
             "--node a --state node.yaml --install-cni => --cni-socket",
             "--node a --state node.yaml --pod-queues 0 => 1..=64",
             "uninstall-cni --fly => '--fly'",

@@ -42,8 +42,9 @@ struct Arguments {
     /// Network interface that leads to the other nodes
     #[arg(long, value_name = "INTERFACE", default_value = "eth0")]
     uplink: String,
-    /// Socket to serve ringway-cni on; without it pods get no interfaces from us
-    #[arg(long, value_name = "PATH", requires = "run_dir")]
+    /// Socket to serve ringway-cni on, /run/ringway/cni.sock unless its configuration says another; the file of pods'
+    /// interfaces is kept beside it; without it pods get no interfaces from us
+    #[arg(long, value_name = "PATH")]
     cni_socket: Option<PathBuf>,
     /// Socket that ringway-fastpath tells its status on, which the CNI verb CHECK asks
     #[arg(long, value_name = "PATH", default_value = "/run/ringway/status.sock")]
@@ -127,7 +128,7 @@ const EXAMPLES: &str = "Examples:
   ringway-control --node node-a --kubeconfig /etc/ringway/kubeconfig --run-dir /var/lib/ringway
   ringway-control --node node-a --api-server https://10.0.0.1:6443 --run-dir /var/lib/ringway    (in a pod)
   ringway-control --node node-a --state nodes.yaml --state pods.yaml --uplink ens3 --run-dir /var/lib/ringway
-  ringway-control --node node-a --state /etc/ringway/cluster --run-dir /var/lib/ringway --cni-socket /run/ringway/cni.sock --install-cni
+  ringway-control --node node-a --state /etc/ringway/cluster --cni-socket /run/ringway/cni.sock --install-cni
   ringway-control uninstall-cni
 
 Exit codes: 0 after SIGTERM or SIGINT, 1 when the system refuses something, 2 for a bad flag, file or object, and for an

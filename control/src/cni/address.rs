@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::failure::{Code, Failure};
 use crate::ipam::Usable;
-use crate::object::ObjectName;
+use crate::object::{Namespace, ObjectName, Pod};
 use crate::resolve::NodeView;
 
 /// Hands out addresses to pods of this node.
@@ -16,22 +16,39 @@ use crate::resolve::NodeView;
 /// keeps some in stock and says [`Code::TryAgainLater`] when it has none. An address counts as handed out once
 /// it is an attachment's, and as free once it is none's: `is_taken` tells, over restarts too.
 pub trait Addresses: Send {
-    /// New addresses for `pod`, one per family that the node has.
+    /// New addresses for a pod, one per family that the node has.
     ///
     /// # Errors
     /// [`Code::NoAddress`], [`Code::TryAgainLater`].
     fn choose(
         &mut self,
         node: &NodeView,
-        pod: &ObjectName,
+        asker: &Asker<'_>,
         is_taken: &dyn Fn(IpAddr) -> bool,
     ) -> Result<Vec<IpAddr>, Failure>;
+
+    /// `addresses` are those of an attachment now: chosen here, asked for, or adopted at the start.
+    fn given(&mut self, _pod: &ObjectName, _addresses: &[IpAddr]) {}
+
+    /// `addresses` are those of no attachment any more.
+    fn released(&mut self, _pod: &ObjectName, _addresses: &[IpAddr]) {}
 
     /// Whether a pod of this node may have `address` when somebody asks for just that one.
     fn is_ours(&self, node: &NodeView, address: IpAddr) -> bool;
 
     /// Why no address could be handed out right now, for STATUS.
     fn shortage(&self, node: &NodeView, is_taken: &dyn Fn(IpAddr) -> bool) -> Option<String>;
+}
+
+/// Who wants addresses.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    /// The pod, or `cni/<container>`.
+    pub pod: &'a ObjectName,
+    /// Its object, where there is one.
+    pub object: Option<&'a Pod>,
+    /// Its namespace's.
+    pub namespace: Option<&'a Namespace>,
 }
 
 /// From the node's `spec.podCIDRs`, the one after the last one handed out: an address that became free rests as long as
@@ -45,7 +62,7 @@ impl Addresses for HostLocal {
     fn choose(
         &mut self,
         node: &NodeView,
-        pod: &ObjectName,
+        asker: &Asker<'_>,
         is_taken: &dyn Fn(IpAddr) -> bool,
     ) -> Result<Vec<IpAddr>, Failure> {
         let mut chosen = Vec::new();
@@ -57,7 +74,10 @@ impl Addresses for HostLocal {
                 Failure::new(
                     Code::NoAddress,
                     "no address is left",
-                    format!("pod {pod}: no address is left in {range} of Node {}", node.name),
+                    format!(
+                        "pod {}: no address is left in {range} of Node {}",
+                        asker.pod, node.name
+                    ),
                 )
             })?;
             chosen.push((range, address));
@@ -141,10 +161,15 @@ mod tests {
     fn an_address_that_became_free_rests() {
         let node = node(&["10.1.0.0/29", "fd00:1::/64"]);
         let (mut addresses, pod) = (HostLocal::default(), ObjectName::new("default", "web"));
+        let asker = Asker {
+            pod: &pod,
+            object: None,
+            namespace: None,
+        };
         let mut taken = BTreeSet::new();
         let mut given = Vec::new();
         for _ in 0..7 {
-            let chosen = addresses.choose(&node, &pod, &|a| taken.contains(&a)).unwrap();
+            let chosen = addresses.choose(&node, &asker, &|a| taken.contains(&a)).unwrap();
             assert!(chosen[1].is_ipv6());
             given.push(chosen[0].to_string());
             // Each is free again at once, but the one that stays.
@@ -164,8 +189,13 @@ mod tests {
     fn a_full_range_is_named() {
         let node = node(&["10.1.0.0/30"]);
         let (mut addresses, pod) = (HostLocal::default(), ObjectName::new("default", "web"));
+        let asker = Asker {
+            pod: &pod,
+            object: None,
+            namespace: None,
+        };
         assert_eq!(addresses.shortage(&node, &|_| false), None);
-        let failure = addresses.choose(&node, &pod, &|_| true).unwrap_err();
+        let failure = addresses.choose(&node, &asker, &|_| true).unwrap_err();
         assert!(failure.is(Code::NoAddress) && failure.details.contains("10.1.0.0/30"));
         assert!(
             addresses

@@ -14,10 +14,11 @@ use super::dataplane::Dataplane;
 use super::failure::{Code, Failure};
 use super::journal::{Journal, JournalError};
 use super::overlay::{Overlay, Plugged};
+use super::reserve::not_resolved;
 use crate::ipam::Assignments;
 use crate::object::{ObjectName, Objects};
 use crate::push::Report;
-use crate::resolve::{NodeView, Resolved, naming, pod_port_name};
+use crate::resolve::{NodeView, Resolved};
 
 /// What an ADD wants.
 #[derive(Clone, Debug)]
@@ -60,15 +61,15 @@ impl Attachments {
 
 /// See the module.
 pub struct Desk {
-    node: String,
+    pub(super) node: String,
     /// Where objects come from an API server, a pod without one has no interface yet.
-    pods_are_known: bool,
+    pub(super) pods_are_known: bool,
     journal: Journal,
-    attachments: Attachments,
-    addresses: Box<dyn Addresses>,
+    pub(super) attachments: Attachments,
+    pub(super) addresses: Box<dyn Addresses>,
     overlay: Overlay,
-    view: Option<NodeView>,
-    dataplane: watch::Sender<Dataplane>,
+    pub(super) view: Option<NodeView>,
+    pub(super) dataplane: watch::Sender<Dataplane>,
     resolved: watch::Sender<()>,
     commands: mpsc::Receiver<Command>,
     /// Keeps the channel open while there is no server.
@@ -129,6 +130,9 @@ impl Desk {
     #[must_use]
     pub fn with_addresses(mut self, addresses: impl Addresses + 'static) -> Self {
         self.addresses = Box::new(addresses);
+        for attachment in self.attachments.lock().values() {
+            self.addresses.given(&attachment.pod(), &attachment.addresses);
+        }
         self
     }
 
@@ -200,7 +204,11 @@ impl Desk {
                     self.answer(to, None);
                 }
                 Command::Forget(key, to) => {
-                    is_dirty |= self.attachments.lock().remove(&key).is_some();
+                    let gone = self.attachments.lock().remove(&key);
+                    if let Some(gone) = &gone {
+                        self.addresses.released(&gone.pod(), &gone.addresses);
+                    }
+                    is_dirty |= gone.is_some();
                     self.answer(to, None);
                 }
                 Command::Shortage(to) => drop(to.send(self.shortage(objects))),
@@ -252,6 +260,7 @@ impl Desk {
     ) {
         for (attachment, to) in reserved {
             self.attachments.lock().remove(&attachment.key);
+            self.addresses.released(&attachment.pod(), &attachment.addresses);
             let _ = to.send(Err(failure.clone()));
         }
         for Answer { to, .. } in self.answers.drain(..) {
@@ -283,114 +292,6 @@ impl Desk {
             is_enough: !self.pods_are_known,
         }
     }
-
-    fn reserve(
-        &mut self,
-        wish: &Wish,
-        objects: &Objects,
-        assignments: &Assignments,
-    ) -> Result<Attachment, Failure> {
-        let view = self.view.as_ref().ok_or_else(not_resolved)?;
-        let object = objects.pods.get(&wish.pod);
-        let refused = |details: String| {
-            Err(Failure::new(
-                Code::Refused,
-                "the pod has no interface here",
-                details,
-            ))
-        };
-        match object {
-            None if self.pods_are_known => {
-                return Err(Failure::new(
-                    Code::TryAgainLater,
-                    "the pod is not known yet",
-                    format!("pod {}: the API server has not told of it", wish.pod),
-                ));
-            }
-            Some(pod) if pod.host_network => {
-                return refused(format!("pod {} lives in its node's network", wish.pod));
-            }
-            Some(pod) if pod.node.as_deref().is_some_and(|node| node != self.node) => {
-                let node = pod.node.as_deref().unwrap_or_default();
-                return refused(format!(
-                    "pod {} is bound to Node {node}, this is {}",
-                    wish.pod, self.node
-                ));
-            }
-            _ => {}
-        }
-        let attachments = self.attachments.lock();
-        let owner = |address: IpAddr| {
-            let others = attachments.values().filter(|other| other.pod() != wish.pod);
-            let other = others
-                .filter(|other| other.addresses.contains(&address))
-                .map(Attachment::pod)
-                .next();
-            other.or_else(|| claimant(objects, assignments, address).filter(|pod| *pod != wish.pod))
-        };
-        let written = object.map_or(&[][..], |pod| &pod.addresses);
-        let addresses = if !wish.addresses.is_empty() {
-            for address in &wish.addresses {
-                if let Some(other) = owner(*address) {
-                    return Err(no_address(
-                        &wish.pod,
-                        *address,
-                        &format!("it is that of pod {other}"),
-                    ));
-                }
-                if !self.addresses.is_ours(view, *address) {
-                    let why = format!("it is not in the ranges of Node {}", self.node);
-                    return Err(no_address(&wish.pod, *address, &why));
-                }
-            }
-            wish.addresses.clone()
-        } else if !written.is_empty() && written.iter().all(|address| owner(*address).is_none()) {
-            written.to_vec()
-        } else if !assignments.addresses(&wish.pod).is_empty() {
-            assignments.addresses(&wish.pod).to_vec()
-        } else {
-            let taken = taken(&attachments, objects, assignments, view);
-            self.addresses
-                .choose(view, &wish.pod, &|address| taken.contains(&address))?
-        };
-        drop(attachments);
-        let mac = wish.mac.or(object.and_then(|pod| pod.mac));
-        let attachment = Attachment {
-            key: wish.key.clone(),
-            network: wish.network.clone(),
-            netns: wish.netns.clone(),
-            pod_namespace: wish.pod.namespace.to_string(),
-            pod_name: wish.pod.name.to_string(),
-            interface: naming::interface(&wish.pod),
-            mac: mac.unwrap_or_else(|| naming::mac_of_addresses(&addresses)),
-            mtu: view.pod_mtu,
-            addresses,
-            is_complete: false,
-        };
-        let mut attachments = self.attachments.lock();
-        attachments.insert(attachment.key.clone(), attachment.clone());
-        let port = pod_port_name(&wish.pod);
-        self.dataplane.send_modify(|dataplane| dataplane.forget(&port));
-        Ok(attachment)
-    }
-
-    fn shortage(&self, objects: &Objects) -> Option<Failure> {
-        let Some(view) = &self.view else {
-            return Some(Failure {
-                code: Code::NotAvailable as u32,
-                ..not_resolved()
-            });
-        };
-        let taken = taken(&self.attachments.lock(), objects, &Assignments::default(), view);
-        let shortage = self
-            .addresses
-            .shortage(view, &|address| taken.contains(&address))?;
-        Some(Failure::new(
-            Code::NotAvailable,
-            "no address can be handed out",
-            shortage,
-        ))
-    }
 }
 
 impl DeskHandle {
@@ -413,65 +314,6 @@ impl DeskHandle {
         }
         answer.await.unwrap_or_else(|_| Some(not_resolved()))
     }
-}
-
-/// Addresses that nobody else may get, as far as they are in the node's ranges.
-fn taken(
-    attachments: &BTreeMap<Key, Attachment>,
-    objects: &Objects,
-    assignments: &Assignments,
-    view: &NodeView,
-) -> std::collections::HashSet<IpAddr> {
-    let of_attachments = attachments.values().flat_map(|one| one.addresses.iter().copied());
-    let claims = objects
-        .pods
-        .values()
-        .filter(|pod| !pod.is_finished() && !pod.host_network);
-    let of_objects = claims.flat_map(|pod| pod.addresses.iter().copied());
-    let assigned = assignments
-        .iter()
-        .flat_map(|(_, one)| one.addresses.iter().copied());
-    let is_here = |address: &IpAddr| view.pod_cidrs.iter().any(|range| range.contains(address));
-    of_attachments
-        .chain(of_objects)
-        .chain(assigned)
-        .filter(is_here)
-        .collect()
-}
-
-/// The pod that an object, or an assignment, gives `address`.
-fn claimant(objects: &Objects, assignments: &Assignments, address: IpAddr) -> Option<ObjectName> {
-    let claims = |pod: &crate::object::Pod| {
-        !pod.is_finished() && !pod.host_network && pod.addresses.contains(&address)
-    };
-    let by_object = objects
-        .pods
-        .iter()
-        .find(|(_, pod)| claims(pod))
-        .map(|(name, _)| name);
-    let assigned = || {
-        assignments
-            .iter()
-            .find(|(_, one)| one.addresses.contains(&address))
-            .map(|(name, _)| name)
-    };
-    by_object.or_else(assigned).cloned()
-}
-
-fn no_address(pod: &ObjectName, address: IpAddr, why: &str) -> Failure {
-    Failure::new(
-        Code::NoAddress,
-        "the address that was asked for cannot be had",
-        format!("pod {pod}: {address}: {why}"),
-    )
-}
-
-fn not_resolved() -> Failure {
-    Failure::new(
-        Code::TryAgainLater,
-        "the node's state is not known yet",
-        "ringway-control has not read the cluster's objects",
-    )
 }
 
 /// Calls that wait; more make their callers wait.

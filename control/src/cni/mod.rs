@@ -28,6 +28,7 @@ mod operation;
 pub mod overlay;
 pub mod plugin;
 pub mod protocol;
+mod reserve;
 pub mod result;
 pub mod server;
 pub mod steps;
@@ -41,7 +42,7 @@ pub use steps::{Step, Steps};
 /// What the CNI server is told.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The socket that `ringway-cni` asks on.
+    /// The socket that `ringway-cni` asks on; attachments are kept in its directory.
     pub socket: PathBuf,
     /// Fastpath's status socket, for CHECK.
     pub fastpath_status_socket: PathBuf,

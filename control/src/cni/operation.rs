@@ -353,14 +353,13 @@ impl Turns {
     async fn take(&self, pod: &ObjectName) -> OwnedMutexGuard<()> {
         let turn = {
             let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            match turns.get(pod).and_then(Weak::upgrade) {
-                Some(turn) => turn,
-                None => {
-                    turns.retain(|_, turn| turn.strong_count() > 0);
-                    let turn = Arc::new(tokio::sync::Mutex::new(()));
-                    turns.insert(pod.clone(), Arc::downgrade(&turn));
-                    turn
-                }
+            if let Some(turn) = turns.get(pod).and_then(Weak::upgrade) {
+                turn
+            } else {
+                turns.retain(|_, turn| turn.strong_count() > 0);
+                let turn = Arc::new(tokio::sync::Mutex::new(()));
+                turns.insert(pod.clone(), Arc::downgrade(&turn));
+                turn
             }
         };
         turn.lock_owned().await

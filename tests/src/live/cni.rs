@@ -22,6 +22,8 @@ pub struct Runtime<'a> {
     lab_control: Killed,
     control: Option<Background>,
     starts: usize,
+    /// Where the socket and the file of attachments are.
+    folder: PathBuf,
 }
 
 /// The network namespace of a pod's sandbox, deleted on drop.
@@ -109,6 +111,14 @@ impl<'a> Runtime<'a> {
     /// # Panics
     /// When it does not come up.
     pub fn start(lab: &'a Lab, node: &str) -> Option<Self> {
+        Self::start_in(lab, node, lab.file(node, ""))
+    }
+
+    /// The same with the socket and the file of attachments in `folder`, on a tmpfs for instance.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start_in(lab: &'a Lab, node: &str, folder: PathBuf) -> Option<Self> {
         let plugin = program_as_root("ringway-cni")?;
         program_as_root("crashing-control")?;
         let daemon = format!("{node}/ringway-control");
@@ -119,6 +129,7 @@ impl<'a> Runtime<'a> {
             lab_control: kill_hard(&daemon, lab.first_pid(&daemon)),
             control: None,
             starts: 0,
+            folder,
         };
         runtime.start_control(None);
         Some(runtime)
@@ -138,9 +149,9 @@ impl<'a> Runtime<'a> {
         } else {
             command.args(["--pod-queues", "1"]);
         }
-        let file = |name: &str| self.lab.file(&self.node, name);
-        command.arg("--cni-socket").arg(file("cni.sock"));
-        command.arg("--fastpath-status-socket").arg(file("status.sock"));
+        command.arg("--cni-socket").arg(self.folder.join("cni.sock"));
+        let status = self.lab.file(&self.node, "status.sock");
+        command.arg("--fastpath-status-socket").arg(status);
         self.starts += 1;
         let output = self.lab.folder().join(format!("cni-control-{}.log", self.starts));
         self.control = Some(Background::start(&self.lab.netns(&self.node), command, output));
@@ -166,11 +177,6 @@ impl<'a> Runtime<'a> {
     /// What control logged since it was started last.
     pub fn log(&self) -> String {
         self.control.as_ref().map(Background::said).unwrap_or_default()
-    }
-
-    /// A file of the node's daemons.
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.lab.file(&self.node, name)
     }
 
     /// ADD of a pod without a name of Kubernetes.
@@ -252,7 +258,7 @@ impl<'a> Runtime<'a> {
             "cniVersion": "1.1.0",
             "name": "ringway",
             "type": "ringway-cni",
-            "socket": self.file("cni.sock"),
+            "socket": self.folder.join("cni.sock"),
         });
         if let Value::Object(extra) = extra {
             configuration.as_object_mut().expect("an object").extend(extra);
@@ -272,7 +278,7 @@ impl<'a> Runtime<'a> {
     /// # Panics
     /// When the file is not what control writes.
     pub fn kept(&self) -> Vec<Value> {
-        let Ok(text) = fs::read_to_string(self.file("attachments.json")) else {
+        let Ok(text) = fs::read_to_string(self.folder.join("attachments.json")) else {
             return Vec::new();
         };
         let body: Value = serde_json::from_str(text.lines().nth(1).expect("two lines")).expect("JSON");
