@@ -222,11 +222,21 @@ where
                         });
                         Ok(next)
                     }
-                    None => resolver.resolve(&mut objects).await.map(|resolved| {
-                        desk.iter_mut().for_each(|desk| desk.resolved(&resolved));
-                        accept(&shared, &objects, &resolved);
-                        Desired::from(resolved.state)
-                    }),
+                    None => match resolver.resolve(&mut objects).await {
+                        Ok(resolved) => {
+                            desk.iter_mut().for_each(|desk| desk.resolved(&resolved));
+                            // A path that cannot be is the only thing said then.
+                            if desired.is_none() && !source.mends_itself() {
+                                serve_status(config, &shared)?;
+                                if let (Some(desk), Some(cni)) = (&desk, &config.cni) {
+                                    serve_cni(cni, desk, &steps)?;
+                                }
+                            }
+                            accept(&shared, &objects, &resolved);
+                            Ok(Desired::from(resolved.state))
+                        }
+                        Err(error) => Err(error),
+                    },
                 };
                 is_good = next.is_ok();
                 match next {
@@ -236,12 +246,6 @@ where
                         if let Some(desired) = &desired {
                             desired.send_replace(next);
                         } else {
-                            if !source.mends_itself() {
-                                serve_status(config, &shared)?;
-                                if let (Some(desk), Some(cni)) = (&desk, &config.cni) {
-                                    serve_cni(cni, desk, &steps)?;
-                                }
-                            }
                             let (first, receiver) = watch::channel(next);
                             tokio::spawn(push::push(
                                 config.fastpath_socket.clone(),

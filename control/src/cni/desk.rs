@@ -118,7 +118,9 @@ impl Desk {
             journal,
         };
         let kept = desk.journal.load()?;
-        tracing::info!(count = kept.len(), "attachments are adopted");
+        if !kept.is_empty() {
+            tracing::info!(count = kept.len(), "attachments are adopted");
+        }
         for attachment in kept {
             desk.overlay.plug(attachment.pod(), desk.plugged(&attachment));
             desk.attachments.lock().insert(attachment.key.clone(), attachment);
