@@ -4,10 +4,10 @@
 //! why. What takes more than this (an answer, session affinity, a source port, the kernel, a next hop without a MAC) takes the
 //! general way, alone and as it was decided.
 //!
-//! A run is decided first, but for policy, which is asked of all its flows at once; then it is carried out, packet by packet. Decisions depend on the snapshot, on the worker's random numbers in
-//! their order, and on there being no entry of the packet's key; so a packet that draws more numbers, or may have the key of a flow
-//! before it, ends the run, and a refused one looks for an entry once more. No packet is decided twice, and
-//! [`Prospects`] are looked up once for a batch, however many runs it falls into.
+//! A run is decided first, but for policy, which is asked of all its flows at once; then it is carried out, packet by packet.
+//! Decisions depend on the snapshot, on the worker's random numbers in their order, and on there being no entry of the packet's key;
+//! so a packet that draws more numbers, or may have the key of a flow before it, ends the run, and a refused one looks for an entry
+//! once more. No packet is decided twice, and [`Prospects`] are looked up once for a batch, however many runs it falls into.
 
 use flowtable::{Direction, FlowHash, FlowRef};
 use wire::IpProtocol;
