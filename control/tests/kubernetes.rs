@@ -11,6 +11,8 @@ mod daemon;
 mod process;
 #[path = "kubernetes/real.rs"]
 mod real;
+#[path = "kubernetes/tls.rs"]
+mod tls;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

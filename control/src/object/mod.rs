@@ -19,6 +19,7 @@ pub mod write;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -272,19 +273,42 @@ impl Objects {
         }
     }
 
-    /// Every object, kind by kind in an order in which each needs only those before it, then in name order.
+    /// Every object, kind by kind, then in name order.
     pub fn iter(&self) -> impl Iterator<Item = write::ObjectRef<'_>> {
+        Kind::ALL
+            .iter()
+            .flat_map(|kind| self.after(*kind, None))
+            .map(|(_, object)| object)
+    }
+
+    /// The objects of a kind whose names come after `name`, or all of them.
+    pub fn after<'o>(
+        &'o self,
+        kind: Kind,
+        name: Option<&ObjectName>,
+    ) -> Box<dyn Iterator<Item = (&'o ObjectName, write::ObjectRef<'o>)> + 'o> {
         use write::ObjectRef;
 
-        let cluster = self.nodes.values().map(ObjectRef::Node);
-        let cluster = cluster.chain(self.namespaces.values().map(ObjectRef::Namespace));
-        let cluster = cluster.chain(self.service_cidrs.values().map(ObjectRef::ServiceCidr));
-        let cluster = cluster.chain(self.ip_pools.values().map(ObjectRef::IpPool));
-        let pods = self.pods.values().map(ObjectRef::Pod);
-        let services = self.services.values().map(ObjectRef::Service);
-        let slices = self.endpoint_slices.values().map(ObjectRef::EndpointSlice);
-        let policies = self.network_policies.values().map(ObjectRef::NetworkPolicy);
-        cluster.chain(pods).chain(services).chain(slices).chain(policies)
+        fn of<'o, T>(
+            objects: &'o BTreeMap<ObjectName, T>,
+            name: Option<&ObjectName>,
+            make: fn(&'o T) -> ObjectRef<'o>,
+        ) -> Box<dyn Iterator<Item = (&'o ObjectName, ObjectRef<'o>)> + 'o> {
+            let from = name.map_or(Bound::Unbounded, Bound::Excluded);
+            let range = objects.range::<ObjectName, _>((from, Bound::Unbounded));
+            Box::new(range.map(move |(name, object)| (name, make(object))))
+        }
+
+        match kind {
+            Kind::Node => of(&self.nodes, name, ObjectRef::Node),
+            Kind::Namespace => of(&self.namespaces, name, ObjectRef::Namespace),
+            Kind::Pod => of(&self.pods, name, ObjectRef::Pod),
+            Kind::Service => of(&self.services, name, ObjectRef::Service),
+            Kind::EndpointSlice => of(&self.endpoint_slices, name, ObjectRef::EndpointSlice),
+            Kind::NetworkPolicy => of(&self.network_policies, name, ObjectRef::NetworkPolicy),
+            Kind::ServiceCidr => of(&self.service_cidrs, name, ObjectRef::ServiceCidr),
+            Kind::IpPool => of(&self.ip_pools, name, ObjectRef::IpPool),
+        }
     }
 
     /// The node of this name.

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::object::{Kind, Objects};
+use crate::object::{Kind, ObjectName, Objects};
 use crate::whole_file;
 
 /// The format that this file has.
@@ -154,35 +154,79 @@ impl Lines {
     }
 }
 
-/// Writes the new copy beside the old one. Whoever has the file syncs it and lets it take the place.
-fn write(path: &Path, node: &str, objects: &Objects) -> io::Result<File> {
-    let mut writer = Summed {
-        writer: BufWriter::with_capacity(256 << 10, File::create(whole_file::beside(path))?),
-        sum: Sha256::new(),
-    };
-    writer.line(&Header {
-        api_version: API_VERSION.to_owned(),
-        kind: "Copy".to_owned(),
-        format: FORMAT,
-        node: node.to_owned(),
-    })?;
-    let mut count = 0;
-    for object in objects.iter() {
-        writer.line(&object)?;
-        count += 1;
+/// A new copy on its way, beside the old one: some objects at a time, because whoever keeps the objects has changes to take
+/// in meanwhile. Each object is written as it is when its turn comes.
+struct Writing {
+    file: Summed,
+    /// Kinds that are not written whole, the current one first.
+    kinds: std::slice::Iter<'static, Kind>,
+    kind: Option<Kind>,
+    /// The last object that was written.
+    after: Option<ObjectName>,
+    count: usize,
+    took: Duration,
+}
+
+impl Writing {
+    fn begin(path: &Path, node: &str) -> io::Result<Self> {
+        let mut file = Summed {
+            writer: BufWriter::with_capacity(256 << 10, File::create(whole_file::beside(path))?),
+            sum: Sha256::new(),
+        };
+        file.line(&Header {
+            api_version: API_VERSION.to_owned(),
+            kind: "Copy".to_owned(),
+            format: FORMAT,
+            node: node.to_owned(),
+        })?;
+        let mut kinds = Kind::ALL.iter();
+        Ok(Self {
+            file,
+            kind: kinds.next().copied(),
+            kinds,
+            after: None,
+            count: 0,
+            took: Duration::ZERO,
+        })
     }
-    let Summed { writer, sum } = writer;
-    let mut last = Summed {
-        writer,
-        sum: Sha256::new(),
-    };
-    last.line(&Trailer {
-        api_version: API_VERSION.to_owned(),
-        kind: "CopyEnd".to_owned(),
-        objects: count,
-        sha256: hexadecimal(&sum.finalize()),
-    })?;
-    last.writer.into_inner().map_err(io::IntoInnerError::into_error)
+
+    /// Writes up to `objects_max` objects more. Whether that was all.
+    fn go_on(&mut self, objects: &Objects, objects_max: usize) -> io::Result<bool> {
+        let began = Instant::now();
+        let mut left = objects_max;
+        while let (Some(kind), true) = (self.kind, left > 0) {
+            let mut last = None;
+            for (name, object) in objects.after(kind, self.after.as_ref()).take(left) {
+                self.file.line(&object)?;
+                self.count += 1;
+                left -= 1;
+                last = Some(name);
+            }
+            if left > 0 {
+                (self.kind, self.after) = (self.kinds.next().copied(), None);
+            } else {
+                self.after = last.cloned();
+            }
+        }
+        self.took += began.elapsed();
+        Ok(self.kind.is_none())
+    }
+
+    /// The file, whole but for the disk's part.
+    fn end(self) -> io::Result<File> {
+        let Summed { writer, sum } = self.file;
+        let mut last = Summed {
+            writer,
+            sum: Sha256::new(),
+        };
+        last.line(&Trailer {
+            api_version: API_VERSION.to_owned(),
+            kind: "CopyEnd".to_owned(),
+            objects: self.count,
+            sha256: hexadecimal(&sum.finalize()),
+        })?;
+        last.writer.into_inner().map_err(io::IntoInnerError::into_error)
+    }
 }
 
 struct Summed {
@@ -212,11 +256,14 @@ fn hexadecimal(bytes: &[u8]) -> String {
 pub(super) struct Keeper {
     path: PathBuf,
     node: String,
-    /// When there is something to write, from when on it may be.
+    /// Whether there is something that no copy has, begun ones neither.
+    is_stale: bool,
+    /// When [`Keeper::keep`] may do something; `None` for nothing to do.
     due: Option<Instant>,
-    written: Option<Instant>,
     pause: Duration,
     pause_min: Duration,
+    written: Option<Instant>,
+    writing: Option<Writing>,
     syncing: Option<JoinHandle<io::Result<()>>>,
 }
 
@@ -225,18 +272,23 @@ impl Keeper {
         Self {
             path: path(directory, node),
             node: node.to_owned(),
+            is_stale: false,
             due: None,
-            written: None,
             pause: pause_min,
             pause_min,
+            written: None,
+            writing: None,
             syncing: None,
         }
     }
 
     /// There is a newer good state.
     pub(super) fn note(&mut self) {
-        let earliest = self.written.map_or_else(Instant::now, |at| at + self.pause);
-        self.due.get_or_insert(earliest);
+        self.is_stale = true;
+        if self.writing.is_none() {
+            let earliest = self.written.map_or_else(Instant::now, |at| at + self.pause);
+            self.due.get_or_insert(earliest);
+        }
     }
 
     /// When [`Keeper::keep`] should be called; `None` for never.
@@ -244,23 +296,46 @@ impl Keeper {
         self.due
     }
 
-    /// Writes the copy. The disk's own time is spent elsewhere.
+    /// Writes a piece of the copy. The disk's own time is spent elsewhere.
     pub(super) async fn keep(&mut self, objects: &Objects) {
         self.finish().await;
-        self.due = None;
-        let began = Instant::now();
-        let written = write(&self.path, &self.node, objects);
-        self.written = Some(Instant::now());
-        self.pause = self.pause_min.max(began.elapsed() * COST);
-        match written {
-            Ok(file) => {
-                let path = self.path.clone();
-                self.syncing = Some(tokio::task::spawn_blocking(move || {
-                    whole_file::finish(&file, &path)
-                }));
-            }
-            Err(error) => tracing::warn!(%error, "the copy of the last good state cannot be written"),
+        if let Err(error) = self.write(objects, PIECE_OBJECTS) {
+            self.give_up(&error);
         }
+    }
+
+    fn write(&mut self, objects: &Objects, objects_max: usize) -> io::Result<()> {
+        let mut writing = match self.writing.take() {
+            Some(writing) => writing,
+            None => {
+                self.is_stale = false;
+                Writing::begin(&self.path, &self.node)?
+            }
+        };
+        if !writing.go_on(objects, objects_max)? {
+            self.writing = Some(writing);
+            self.due = Some(Instant::now() + PIECE_PAUSE);
+            return Ok(());
+        }
+        self.pause = self.pause_min.max(writing.took * COST);
+        self.written = Some(Instant::now());
+        self.due = None;
+        let (file, path) = (writing.end()?, self.path.clone());
+        self.syncing = Some(tokio::task::spawn_blocking(move || {
+            whole_file::finish(&file, &path)
+        }));
+        if self.is_stale {
+            self.note();
+        }
+        Ok(())
+    }
+
+    fn give_up(&mut self, error: &io::Error) {
+        tracing::warn!(%error, "the copy of the last good state cannot be written");
+        self.writing = None;
+        self.written = Some(Instant::now());
+        self.due = None;
+        self.note();
     }
 
     /// Waits for the disk.
@@ -274,22 +349,30 @@ impl Keeper {
         }
     }
 
-    /// Writes what is due, without a pause: the daemon ends.
+    /// Writes what no copy has, without a pause: the daemon ends.
     pub(super) async fn stop(&mut self, objects: &Objects) {
-        if self.due.is_some() {
-            self.keep(objects).await;
+        self.finish().await;
+        if self.is_stale || self.writing.is_some() {
+            self.writing = None;
+            if let Err(error) = self.write(objects, usize::MAX) {
+                self.give_up(&error);
+            }
         }
         self.finish().await;
     }
 }
 
+/// Objects that are written in one go: about a millisecond.
+const PIECE_OBJECTS: usize = 250;
+/// For changes that wait.
+const PIECE_PAUSE: Duration = Duration::from_millis(5);
 /// The pause between two copies is this many times as long as writing one takes: one percent of a core at most.
 const COST: u32 = 100;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::object::{Object, ObjectName};
+    use crate::object::Object;
 
     fn objects(names: &[&str]) -> Objects {
         let mut objects = Objects::default();
@@ -315,6 +398,7 @@ mod tests {
         keeper.note();
         assert!(keeper.due().unwrap() <= Instant::now());
         keeper.keep(&objects(&["x"])).await;
+        assert!(keeper.due().is_none(), "a few objects are one piece");
         keeper.note();
         assert!(
             keeper.due().unwrap() > Instant::now() + Duration::from_mins(50),
@@ -328,6 +412,40 @@ mod tests {
         // It is manifests, too.
         let manifests = crate::source::directory::load(&[&path]).unwrap();
         assert_eq!(manifests.pods, loaded.pods);
+    }
+
+    #[tokio::test]
+    async fn a_copy_is_written_in_pieces_while_objects_change() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = path(directory.path(), "a");
+        let names: Vec<String> = (0..2 * PIECE_OBJECTS).map(|n| format!("n{n:04}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut objects = objects(&names);
+        let mut keeper = Keeper::new(directory.path(), "a", Duration::ZERO);
+        keeper.note();
+        keeper.keep(&objects).await;
+        assert!(keeper.due().is_some() && !path.exists(), "one piece of three");
+        // Before and after the place that the copy has come to.
+        for name in ["n0000", "n0499"] {
+            objects.remove(Kind::Namespace, &ObjectName::new("", name));
+        }
+        keeper.note();
+        while keeper.writing.is_some() {
+            keeper.keep(&objects).await;
+        }
+        keeper.finish().await;
+        let loaded = load(&path, "a").unwrap().unwrap();
+        assert_eq!(
+            loaded.namespaces.len(),
+            names.len() - 1,
+            "as each was when its turn came"
+        );
+        assert!(
+            keeper.due().is_some(),
+            "what changed meanwhile is written next time"
+        );
+        keeper.stop(&objects).await;
+        assert_eq!(load(&path, "a").unwrap().unwrap(), objects);
     }
 
     #[tokio::test]

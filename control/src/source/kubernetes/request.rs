@@ -70,6 +70,8 @@ fn sort(error: kube::Error) -> Trouble {
         kube::Error::Service(error) if error.is::<kube::client::AuthError>() => {
             Trouble::Failed(format!("our credentials cannot be used: {}", one_line(&*error)))
         }
+        // Its own name says nothing to a person.
+        kube::Error::Service(error) => Trouble::Unreachable(one_line(&*error)),
         other => Trouble::Unreachable(one_line(&other)),
     }
 }
