@@ -167,3 +167,55 @@ fn the_cni_plugin_answers_version_and_refuses_the_rest() {
     let (code, body) = run("FLY");
     assert_eq!((code, &body["code"]), (Some(1), &serde_json::json!(4)));
 }
+
+#[test]
+fn the_cni_plugin_is_installed_when_calls_are_served_and_taken_away_again() {
+    let (directory, state, _listener) = set_up();
+    let at = |name: &str| directory.path().join(name);
+    let places = |command: &mut Command| {
+        command.arg("--cni-conf-dir").arg(at("net.d"));
+        command.arg("--cni-bin-dir").arg(at("bin"));
+    };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringway-control"));
+    command
+        .args(["--node", "a", "--uplink", "lo", "--install-cni", "--state"])
+        .arg(&state);
+    command.arg("--fastpath-socket").arg(at("no-fastpath.sock"));
+    command.arg("--cni-socket").arg(at("cni.sock"));
+    places(&mut command);
+    let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+    let (begun, patience) = (std::time::Instant::now(), std::time::Duration::from_secs(20));
+    let list = at("net.d").join("05-ringway.conflist");
+    while !list.exists() {
+        assert!(begun.elapsed() < patience, "nothing was installed");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let list: serde_json::Value = serde_json::from_slice(&fs::read(&list).unwrap()).unwrap();
+    let mut plugin = list["plugins"][0].clone();
+    plugin["cniVersion"] = list["cniVersion"].clone();
+    plugin["name"] = list["name"].clone();
+    fs::write(at("call.json"), plugin.to_string()).unwrap();
+    // What was installed works, and says what is missing: fastpath.
+    let output = Command::new(at("bin").join("ringway-cni"))
+        .env("CNI_COMMAND", "STATUS")
+        .stdin(fs::File::open(at("call.json")).unwrap())
+        .output()
+        .unwrap();
+    let body: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (output.status.code(), &body["code"]),
+        (Some(1), &serde_json::json!(51)),
+        "{body}"
+    );
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let mut uninstall = Command::new(env!("CARGO_BIN_EXE_ringway-control"));
+    uninstall.arg("uninstall-cni");
+    places(&mut uninstall);
+    for _ in 0..2 {
+        assert!(uninstall.status().unwrap().success());
+        assert_eq!(fs::read_dir(at("net.d")).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(at("bin")).unwrap().count(), 0);
+    }
+}

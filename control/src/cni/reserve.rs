@@ -190,3 +190,104 @@ pub(super) fn not_resolved() -> Failure {
         "ringway-control has not read the cluster's objects",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::Object;
+
+    fn desk(directory: &std::path::Path, pods_are_known: bool) -> Desk {
+        let mut desk = Desk::open("n", directory, pods_are_known).unwrap();
+        desk.view = Some(NodeView {
+            name: "n".into(),
+            addresses: Vec::new(),
+            subnets: Vec::new(),
+            pod_cidrs: vec!["10.1.0.0/24".parse().unwrap()],
+            uplink_mac: [0; 6],
+            uplink_mtu: 1500,
+            pod_mtu: 1450,
+            tunnels: Vec::new(),
+        });
+        desk
+    }
+
+    fn wish(pod: &str) -> Wish {
+        Wish {
+            key: Key {
+                container_id: format!("of-{pod}"),
+                ifname: "eth0".into(),
+            },
+            network: "ringway".into(),
+            netns: "/run/netns/x".into(),
+            pod: ObjectName::new("default", pod),
+            addresses: Vec::new(),
+            mac: None,
+        }
+    }
+
+    fn objects(pods: &[&str]) -> Objects {
+        let mut objects = Objects::default();
+        for pod in pods {
+            objects.insert(Object::Pod(serde_saphyr::from_str(pod).unwrap()));
+        }
+        objects
+    }
+
+    #[test]
+    fn a_pod_that_the_api_server_has_not_told_of_waits() {
+        let directory = tempfile::tempdir().unwrap();
+        let none = Assignments::default();
+        let mut strict = desk(directory.path(), true);
+        let failure = strict.reserve(&wish("web"), &objects(&[]), &none).unwrap_err();
+        assert!(failure.is(Code::TryAgainLater), "{failure}");
+        // The address of an earlier life, on another node.
+        let told = objects(&["{metadata: {name: web}, spec: {nodeName: n}, status: {podIP: 10.2.0.9}}"]);
+        let attachment = strict.reserve(&wish("web"), &told, &none).unwrap();
+        assert_eq!(attachment.addresses, ["10.1.0.2".parse::<IpAddr>().unwrap()]);
+        // What a manifest says is meant.
+        let mut lenient = desk(directory.path(), false);
+        let attachment = lenient.reserve(&wish("web"), &told, &none).unwrap();
+        assert_eq!(attachment.addresses, ["10.2.0.9".parse::<IpAddr>().unwrap()]);
+        assert_eq!(attachment.mac, [2, 1, 10, 2, 0, 9]);
+        assert!(lenient.reserve(&wish("other"), &objects(&[]), &none).is_ok());
+    }
+
+    #[test]
+    fn no_two_pods_get_one_address() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut desk = desk(directory.path(), false);
+        let none = Assignments::default();
+        let there = objects(&[
+            "{metadata: {name: a}, spec: {nodeName: n}, status: {podIP: 10.1.0.2}}",
+            "{metadata: {name: host}, spec: {nodeName: n, hostNetwork: true}}",
+            "{metadata: {name: far}, spec: {nodeName: m}}",
+        ]);
+        let given = desk.reserve(&wish("b"), &there, &none).unwrap();
+        assert_eq!(given.addresses[0].to_string(), "10.1.0.3");
+        for (taken, owner) in [("10.1.0.2", "default/a"), ("10.1.0.3", "default/b")] {
+            let wanted = Wish {
+                addresses: vec![taken.parse().unwrap()],
+                ..wish("c")
+            };
+            let failure = desk.reserve(&wanted, &there, &none).unwrap_err();
+            assert!(
+                failure.is(Code::NoAddress) && failure.details.contains(owner),
+                "{failure}"
+            );
+        }
+        for (pod, named) in [("host", "node's network"), ("far", "Node m")] {
+            let failure = desk.reserve(&wish(pod), &there, &none).unwrap_err();
+            assert!(
+                failure.is(Code::Refused) && failure.details.contains(named),
+                "{failure}"
+            );
+        }
+        desk.view = None;
+        assert!(desk.shortage(&there).unwrap().is(Code::NotAvailable));
+        assert!(
+            desk.reserve(&wish("d"), &there, &none)
+                .unwrap_err()
+                .is(Code::TryAgainLater)
+        );
+    }
+}
