@@ -43,7 +43,7 @@
 //!     Err(Unreadable::Gone) => unreachable!("nobody removed it"),
 //! }
 //! table.record(flow).store(LAST_SEEN, 12); // relaxed; a lost update is harmless
-//! table.update_state(flow, |bits| (bits == 1).then_some(2))?; // by compare-exchange
+//! writer.update_state(flow, |bits| (bits == 1).then_some(2))?; // by compare-exchange
 //!
 //! // A stamp differs: one worker decides both directions again.
 //! writer.redecide(flow, |both| {

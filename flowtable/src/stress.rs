@@ -275,7 +275,7 @@ fn step(table: &Small, writer: &mut Writer<2, 8>, n: u64, what: u64, stamp: u64)
             });
         }
         4 => {
-            let _ = table.update_state(flow, |bits| Some((bits + 1) & State::USER_MAX));
+            let _ = writer.update_state(flow, |bits| Some((bits + 1) & State::USER_MAX));
         }
         _ => {
             if let Ok(entry) = table.read(flow) {

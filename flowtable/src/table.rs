@@ -260,30 +260,6 @@ impl<const K: usize, const W: usize> Table<K, W> {
         }
     }
 
-    /// Replaces the user's bits of the state word by what `next` makes of them, in one compare-exchange; `None` leaves
-    /// them. Returns the bits as they are then. `next` may be called again if another worker was faster. For threads with a
-    /// [`Writer`](crate::Writer).
-    pub fn update_state(
-        &self,
-        flow: FlowRef,
-        mut next: impl FnMut(u64) -> Option<u64>,
-    ) -> Result<u64, Unreadable> {
-        let record = self.record(flow);
-        let mut state = record.state();
-        loop {
-            if !state.is_stable() {
-                return Err(Unreadable::because(state));
-            }
-            let Some(bits) = next(state.bits()) else {
-                return Ok(state.bits());
-            };
-            match record.change_state(state, state.with_bits(bits)) {
-                Ok(()) => return Ok(bits),
-                Err(now) => state = now,
-            }
-        }
-    }
-
     /// Words in the region for the user, zero in a new table and kept across adoption: the place for generations that
     /// flows are stamped against.
     pub fn user_area(&self) -> &[AtomicU64] {

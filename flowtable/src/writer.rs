@@ -312,6 +312,29 @@ impl<const K: usize, const W: usize> Writer<K, W> {
         Ok(decision)
     }
 
+    /// Replaces the user's bits of the state word by what `next` makes of them, in one compare-exchange; `None` leaves
+    /// them. Returns the bits as they are then. `next` may be called again if another worker was faster.
+    pub fn update_state(
+        &mut self,
+        flow: FlowRef,
+        mut next: impl FnMut(u64) -> Option<u64>,
+    ) -> Result<u64, Unreadable> {
+        let record = self.table.record(flow);
+        let mut state = record.state();
+        loop {
+            if !state.is_stable() {
+                return Err(Unreadable::because(state));
+            }
+            let Some(bits) = next(state.bits()) else {
+                return Ok(state.bits());
+            };
+            match record.change_state(state, state.with_bits(bits)) {
+                Ok(()) => return Ok(bits),
+                Err(now) => state = now,
+            }
+        }
+    }
+
     /// Moves removed slots on: call once per batch, after [`Worker::quiescent`]. Also done by
     /// [`sweep`](Self::sweep) and by an insert that finds no slot.
     pub fn maintain(&mut self) {

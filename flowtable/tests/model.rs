@@ -182,7 +182,7 @@ fn run<const K: usize, const W: usize>(
             }
             Step::Update { key, bits } => {
                 if let Some((flow, _)) = model.of(key) {
-                    prop_assert_eq!(table.update_state(flow.original(), |_| Some(bits)), Ok(bits));
+                    prop_assert_eq!(writer.update_state(flow.original(), |_| Some(bits)), Ok(bits));
                     model.connections.get_mut(&flow.slot()).unwrap().bits = bits;
                 }
             }

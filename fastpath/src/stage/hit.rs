@@ -186,12 +186,12 @@ impl<O: Observer> Pass<'_, O> {
         state: ConnState,
         answers: bool,
     ) {
-        let table = L::writer(self.flows).table();
+        let writer = L::writer(self.flows);
         let answered = if answers { Bits::ANSWERED } else { 0 };
         let mut was_answered = true;
         for record in [flow, flow.peer()] {
             // Gone or being decided: this packet's part in it is lost, the next one's will do.
-            let _ = table.update_state(record, |bits| {
+            let _ = writer.update_state(record, |bits| {
                 if record.direction() == Direction::Original {
                     was_answered = Bits(bits).has(Bits::ANSWERED);
                 }
@@ -199,7 +199,7 @@ impl<O: Observer> Pass<'_, O> {
             });
         }
         if answers && !was_answered {
-            let zone = L::tuple(&table.record(flow.original()).key()).zone;
+            let zone = L::tuple(&writer.table().record(flow.original()).key()).zone;
             self.shared.unanswered().ended(zone, self.flows.v4.is_alone());
         }
     }
