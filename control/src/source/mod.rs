@@ -27,7 +27,7 @@ pub enum News {
 pub enum Scope {
     /// Everything.
     Whole,
-    /// These EndpointSlices alone.
+    /// These `EndpointSlice`s alone.
     Slices(BTreeSet<ObjectName>),
 }
 

@@ -305,12 +305,11 @@ impl Keeper {
     }
 
     fn write(&mut self, objects: &Objects, objects_max: usize) -> io::Result<()> {
-        let mut writing = match self.writing.take() {
-            Some(writing) => writing,
-            None => {
-                self.is_stale = false;
-                Writing::begin(&self.path, &self.node)?
-            }
+        let mut writing = if let Some(writing) = self.writing.take() {
+            writing
+        } else {
+            self.is_stale = false;
+            Writing::begin(&self.path, &self.node)?
         };
         if !writing.go_on(objects, objects_max)? {
             self.writing = Some(writing);

@@ -119,10 +119,9 @@ fn changes_come_one_by_one() {
             .is_some()
     );
     assert!(
-        !case
-            .apply(Event::Applied(Box::new(pod("x", "b"))))
+        case.apply(Event::Applied(Box::new(pod("x", "b"))))
             .scope
-            .is_some(),
+            .is_none(),
         "equal as far as we look"
     );
     assert!(
@@ -131,10 +130,9 @@ fn changes_come_one_by_one() {
             .is_some()
     );
     assert!(
-        !case
-            .apply(Event::Removed(Kind::Pod, ObjectName::new("n", "x")))
+        case.apply(Event::Removed(Kind::Pod, ObjectName::new("n", "x")))
             .scope
-            .is_some()
+            .is_none()
     );
     assert_eq!(case.names(), ["a", "b", "p", "q"]);
 }
@@ -182,7 +180,7 @@ fn our_own_node_stays_and_its_pods_with_it() {
         } else {
             case.apply(Event::Removed(Kind::Node, ObjectName::new("", "a")))
         };
-        assert!(effect.ask_for_node && !effect.scope.is_some());
+        assert!(effect.ask_for_node && effect.scope.is_none());
         assert!(
             case.store.problems()[0].contains("asking for it"),
             "{:?}",
@@ -214,10 +212,9 @@ fn a_node_that_answers_to_its_name_was_never_gone() {
             .ask_for_node
     );
     assert!(
-        !case
-            .apply(Event::OwnNode(Some(Box::new(node("a")))))
+        case.apply(Event::OwnNode(Some(Box::new(node("a")))))
             .scope
-            .is_some()
+            .is_none()
     );
     assert!(case.store.problems().is_empty());
     assert!(
