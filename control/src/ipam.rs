@@ -1,7 +1,24 @@
-//! Host-local address management: pods get addresses from their node's `spec.podCIDRs`, in namespace and name order.
+//! Addresses of pods.
+//!
+//! Two ways: blocks of `IPPools` that nodes claim ([`Allocator`], docs/decisions/0015), and, where no pool hands out, each node's
+//! own `spec.podCIDRs`. This file is the second, as manifests need it: in namespace and name order.
 //!
 //! An assignment is kept while its pod exists and the address fits. In each range the network address, the IPv4
 //! broadcast address and the node's tunnel address are never handed out; the pods' gateway is link-local and takes none.
+
+pub mod affinity;
+pub mod allocator;
+pub mod block;
+#[cfg(test)]
+mod cases;
+mod claim;
+pub mod config;
+pub mod flows;
+#[cfg(test)]
+mod properties;
+pub mod repair;
+pub mod store;
+pub mod surroundings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,6 +28,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::object::{Kind, Node, ObjectName, Objects, Pod};
 use crate::resolve::Subject;
+
+pub use allocator::{AllocateError, Allocator, LiveFlows};
+pub use repair::{Repair, Repaired};
+pub use surroundings::{Families, Purpose, Request, RequestError, Surroundings};
 
 /// Addresses that were handed out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

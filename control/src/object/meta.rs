@@ -102,7 +102,7 @@ impl RawMetadata {
             check_label_value(value).map_err(|e| format!("metadata.labels: {e}"))?;
         }
         let mut annotations = self.annotations;
-        annotations.retain(|key, _| key.starts_with("ringway.io/") || key.starts_with("projectcalico.org/"));
+        annotations.retain(|key, _| OURS.iter().any(|prefix| key.starts_with(prefix)));
         Ok(Metadata {
             name: ObjectName {
                 namespace: Text::shared(&namespace),
@@ -114,6 +114,9 @@ impl RawMetadata {
         })
     }
 }
+
+/// Prefixes of the annotations that are kept.
+const OURS: [&str; 3] = ["ringway.io/", "projectcalico.org/", "cni.projectcalico.org/ip"];
 
 /// A DNS subdomain as RFC 1123 has it, in lower case: what names of objects look like.
 fn is_dns_name(name: &str) -> bool {

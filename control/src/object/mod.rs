@@ -3,8 +3,10 @@
 //! Every type is read by its own `Deserialize`, so that a wrong field is an error with a line. Fields that we do not
 //! use are ignored (`docs/decisions/0003-objects.md` says why these types are our own).
 
+mod block_affinity;
 pub mod document;
 mod endpoint_slice;
+mod expression;
 pub mod field;
 mod ip_pool;
 mod labels;
@@ -25,8 +27,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
 
+pub use block_affinity::BlockAffinity;
 pub use endpoint_slice::{Endpoint, EndpointPort, EndpointSlice};
-pub use ip_pool::{IpPool, ServiceCidr, Tunnel};
+pub use expression::Expression;
+pub use ip_pool::{IpPool, IpReservation, ServiceCidr, Tunnel};
 pub use labels::Labels;
 pub use meta::{Metadata, ObjectName};
 pub use network_policy::{NetworkPolicy, PolicyPeer, PolicyPort, PolicyRule, PortSet};
@@ -56,6 +60,10 @@ pub struct Objects {
     pub service_cidrs: BTreeMap<ObjectName, ServiceCidr>,
     /// By name.
     pub ip_pools: BTreeMap<ObjectName, IpPool>,
+    /// By name.
+    pub ip_reservations: BTreeMap<ObjectName, IpReservation>,
+    /// By name.
+    pub block_affinities: BTreeMap<ObjectName, BlockAffinity>,
     /// How many objects of kinds that Ringway does not know, by `apiVersion Kind`.
     pub unknown_kinds: BTreeMap<String, usize>,
     /// Where each object was written, for messages; empty for objects that come from no file.
@@ -81,6 +89,10 @@ pub enum Kind {
     ServiceCidr,
     /// projectcalico.org/v3
     IpPool,
+    /// projectcalico.org/v3
+    IpReservation,
+    /// crd.projectcalico.org/v1
+    BlockAffinity,
 }
 
 /// One object of any kind.
@@ -95,6 +107,8 @@ pub enum Object {
     NetworkPolicy(NetworkPolicy),
     ServiceCidr(ServiceCidr),
     IpPool(IpPool),
+    IpReservation(IpReservation),
+    BlockAffinity(BlockAffinity),
 }
 
 /// A place in a file.
@@ -114,7 +128,7 @@ impl fmt::Display for Location {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Node,
         Self::Namespace,
         Self::Pod,
@@ -123,6 +137,8 @@ impl Kind {
         Self::NetworkPolicy,
         Self::ServiceCidr,
         Self::IpPool,
+        Self::IpReservation,
+        Self::BlockAffinity,
     ];
 
     /// The kind that an object says it is, where Ringway knows it.
@@ -136,6 +152,8 @@ impl Kind {
             ("networking.k8s.io/v1", "NetworkPolicy") => Self::NetworkPolicy,
             ("networking.k8s.io/v1" | "networking.k8s.io/v1beta1", "ServiceCIDR") => Self::ServiceCidr,
             ("projectcalico.org/v3" | "crd.projectcalico.org/v1", "IPPool") => Self::IpPool,
+            ("projectcalico.org/v3" | "crd.projectcalico.org/v1", "IPReservation") => Self::IpReservation,
+            ("projectcalico.org/v3" | "crd.projectcalico.org/v1", "BlockAffinity") => Self::BlockAffinity,
             _ => return None,
         })
     }
@@ -151,6 +169,8 @@ impl Kind {
             Self::NetworkPolicy => Object::NetworkPolicy(Deserialize::deserialize(deserializer)?),
             Self::ServiceCidr => Object::ServiceCidr(Deserialize::deserialize(deserializer)?),
             Self::IpPool => Object::IpPool(Deserialize::deserialize(deserializer)?),
+            Self::IpReservation => Object::IpReservation(Deserialize::deserialize(deserializer)?),
+            Self::BlockAffinity => Object::BlockAffinity(Deserialize::deserialize(deserializer)?),
         })
     }
 }
@@ -166,6 +186,8 @@ impl fmt::Display for Kind {
             Self::NetworkPolicy => "NetworkPolicy",
             Self::ServiceCidr => "ServiceCIDR",
             Self::IpPool => "IPPool",
+            Self::IpReservation => "IPReservation",
+            Self::BlockAffinity => "BlockAffinity",
         })
     }
 }
@@ -182,6 +204,8 @@ impl Object {
             Self::NetworkPolicy(_) => Kind::NetworkPolicy,
             Self::ServiceCidr(_) => Kind::ServiceCidr,
             Self::IpPool(_) => Kind::IpPool,
+            Self::IpReservation(_) => Kind::IpReservation,
+            Self::BlockAffinity(_) => Kind::BlockAffinity,
         }
     }
 
@@ -196,6 +220,8 @@ impl Object {
             Self::NetworkPolicy(o) => &o.meta,
             Self::ServiceCidr(o) => &o.meta,
             Self::IpPool(o) => &o.meta,
+            Self::IpReservation(o) => &o.meta,
+            Self::BlockAffinity(o) => &o.meta,
         }
     }
 }
@@ -213,6 +239,8 @@ impl Objects {
             Object::NetworkPolicy(o) => self.network_policies.insert(name, o).is_some(),
             Object::ServiceCidr(o) => self.service_cidrs.insert(name, o).is_some(),
             Object::IpPool(o) => self.ip_pools.insert(name, o).is_some(),
+            Object::IpReservation(o) => self.ip_reservations.insert(name, o).is_some(),
+            Object::BlockAffinity(o) => self.block_affinities.insert(name, o).is_some(),
         }
     }
 
@@ -228,6 +256,8 @@ impl Objects {
             Object::NetworkPolicy(o) => self.network_policies.get(name) == Some(o),
             Object::ServiceCidr(o) => self.service_cidrs.get(name) == Some(o),
             Object::IpPool(o) => self.ip_pools.get(name) == Some(o),
+            Object::IpReservation(o) => self.ip_reservations.get(name) == Some(o),
+            Object::BlockAffinity(o) => self.block_affinities.get(name) == Some(o),
         }
     }
 
@@ -242,6 +272,8 @@ impl Objects {
             Kind::NetworkPolicy => self.network_policies.remove(name).is_some(),
             Kind::ServiceCidr => self.service_cidrs.remove(name).is_some(),
             Kind::IpPool => self.ip_pools.remove(name).is_some(),
+            Kind::IpReservation => self.ip_reservations.remove(name).is_some(),
+            Kind::BlockAffinity => self.block_affinities.remove(name).is_some(),
         }
     }
 
@@ -256,6 +288,8 @@ impl Objects {
             Kind::NetworkPolicy => Box::new(self.network_policies.keys()),
             Kind::ServiceCidr => Box::new(self.service_cidrs.keys()),
             Kind::IpPool => Box::new(self.ip_pools.keys()),
+            Kind::IpReservation => Box::new(self.ip_reservations.keys()),
+            Kind::BlockAffinity => Box::new(self.block_affinities.keys()),
         }
     }
 
@@ -270,6 +304,8 @@ impl Objects {
             Kind::NetworkPolicy => self.network_policies.len(),
             Kind::ServiceCidr => self.service_cidrs.len(),
             Kind::IpPool => self.ip_pools.len(),
+            Kind::IpReservation => self.ip_reservations.len(),
+            Kind::BlockAffinity => self.block_affinities.len(),
         }
     }
 
@@ -308,6 +344,8 @@ impl Objects {
             Kind::NetworkPolicy => of(&self.network_policies, name, ObjectRef::NetworkPolicy),
             Kind::ServiceCidr => of(&self.service_cidrs, name, ObjectRef::ServiceCidr),
             Kind::IpPool => of(&self.ip_pools, name, ObjectRef::IpPool),
+            Kind::IpReservation => of(&self.ip_reservations, name, ObjectRef::IpReservation),
+            Kind::BlockAffinity => of(&self.block_affinities, name, ObjectRef::BlockAffinity),
         }
     }
 

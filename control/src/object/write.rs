@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::field::{PortOrName, Protocol};
 use super::{
-    EndpointSlice, IpPool, Kind, Labels, Metadata, Namespace, NetworkPolicy, Node, Object, Phase, Pod,
-    PolicyPeer, PolicyRule, PortSet, Service, ServiceCidr, ServiceKind, Tunnel,
+    BlockAffinity, EndpointSlice, IpPool, IpReservation, Kind, Labels, Metadata, Namespace, NetworkPolicy,
+    Node, Object, Phase, Pod, PolicyPeer, PolicyRule, PortSet, Service, ServiceCidr, ServiceKind, Tunnel,
 };
 
 /// An object of any kind, where it is.
@@ -26,6 +26,8 @@ pub enum ObjectRef<'a> {
     NetworkPolicy(&'a NetworkPolicy),
     ServiceCidr(&'a ServiceCidr),
     IpPool(&'a IpPool),
+    IpReservation(&'a IpReservation),
+    BlockAffinity(&'a BlockAffinity),
 }
 
 impl<'a> From<&'a Object> for ObjectRef<'a> {
@@ -39,6 +41,8 @@ impl<'a> From<&'a Object> for ObjectRef<'a> {
             Object::NetworkPolicy(o) => Self::NetworkPolicy(o),
             Object::ServiceCidr(o) => Self::ServiceCidr(o),
             Object::IpPool(o) => Self::IpPool(o),
+            Object::IpReservation(o) => Self::IpReservation(o),
+            Object::BlockAffinity(o) => Self::BlockAffinity(o),
         }
     }
 }
@@ -79,6 +83,18 @@ impl Serialize for ObjectRef<'_> {
                 &[("spec", json!({"cidrs": ranges.cidrs}))],
             ),
             Self::IpPool(pool) => whole(serializer, Kind::IpPool, &pool.meta, &[("spec", pool_spec(pool))]),
+            Self::IpReservation(reservation) => whole(
+                serializer,
+                Kind::IpReservation,
+                &reservation.meta,
+                &[("spec", json!({"reservedCIDRs": reservation.cidrs}))],
+            ),
+            Self::BlockAffinity(affinity) => whole(
+                serializer,
+                Kind::BlockAffinity,
+                &affinity.meta,
+                &[("spec", affinity_spec(affinity))],
+            ),
         }
     }
 }
@@ -89,7 +105,8 @@ fn api_version(kind: Kind) -> &'static str {
         Kind::Node | Kind::Namespace | Kind::Pod | Kind::Service => "v1",
         Kind::EndpointSlice => "discovery.k8s.io/v1",
         Kind::NetworkPolicy | Kind::ServiceCidr => "networking.k8s.io/v1",
-        Kind::IpPool => "projectcalico.org/v3",
+        Kind::IpPool | Kind::IpReservation => "projectcalico.org/v3",
+        Kind::BlockAffinity => "crd.projectcalico.org/v1",
     }
 }
 
@@ -335,7 +352,21 @@ fn pool_spec(pool: &IpPool) -> Value {
         "vxlanMode": of(Tunnel::Vxlan),
         "ipipMode": of(Tunnel::Ipip),
         "natOutgoing": pool.nat_outgoing,
+        "blockSize": pool.block_size,
+        "disabled": pool.disabled,
+        "nodeSelector": pool.node_selector.text(),
+        "allowedUses": pool.uses(),
     })
+}
+
+fn affinity_spec(affinity: &BlockAffinity) -> Value {
+    // What is on its way in or out counts as neither.
+    let state = if affinity.is_confirmed {
+        "confirmed"
+    } else {
+        "pending"
+    };
+    json!({"node": affinity.node.as_str(), "cidr": affinity.cidr, "state": state})
 }
 
 #[cfg(test)]
@@ -465,7 +496,22 @@ spec: {cidr: 10.245.0.0/16, ipipMode: Always}
 apiVersion: projectcalico.org/v3
 kind: IPPool
 metadata: {name: plain}
-spec: {cidr: 10.246.0.0/16}
+spec: {cidr: 10.246.0.0/16, blockSize: 28, disabled: true, nodeSelector: "zone == 'a'", allowedUses: [Tunnel]}
+---
+apiVersion: projectcalico.org/v3
+kind: IPReservation
+metadata: {name: gateways}
+spec: {reservedCIDRs: [10.246.0.0/30, "fd00::/126"]}
+---
+apiVersion: crd.projectcalico.org/v1
+kind: BlockAffinity
+metadata: {name: a-10-246-0-0-28}
+spec: {node: a, cidr: 10.246.0.0/28, state: confirmed, type: host, deleted: "false"}
+---
+apiVersion: crd.projectcalico.org/v1
+kind: BlockAffinity
+metadata: {name: b-10-246-0-16-28}
+spec: {node: b, cidr: 10.246.0.16/28, state: pending}
 "#;
 
     fn entries(file: &str, text: &str) -> Vec<Object> {
@@ -482,7 +528,7 @@ spec: {cidr: 10.246.0.0/16}
     #[test]
     fn what_is_written_is_read_again_as_it_was() {
         let objects = entries("all.yaml", ALL);
-        assert_eq!(objects.len(), 18);
+        assert_eq!(objects.len(), 21);
         for object in objects {
             let text = serde_json::to_string(&ObjectRef::from(&object)).unwrap();
             assert_eq!(entries("copy.json", &text), [object], "{text}");

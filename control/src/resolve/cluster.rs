@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Bound;
 
+use ipnet::IpNet;
+
 use crate::ipam::Assignments;
-use crate::object::{Kind, Labels, NAME_LABEL, ObjectName, Objects, Phase, Pod, Selector};
+use crate::object::{Kind, Labels, NAME_LABEL, Node, ObjectName, Objects, Phase, Pod, Selector};
 
 use super::{Mode, ResolveError, Subject};
 
@@ -34,6 +36,8 @@ pub(super) struct Cluster<'a> {
     /// Pods that are not finished and have an address, hostNetwork ones too.
     pub(super) pods: BTreeMap<&'a ObjectName, LivePod<'a>>,
     namespaces: BTreeMap<&'a str, Labels>,
+    /// Confirmed blocks of block IPAM, by node.
+    blocks: BTreeMap<&'a str, Vec<IpNet>>,
 }
 
 impl<'a> Cluster<'a> {
@@ -121,11 +125,35 @@ impl<'a> Cluster<'a> {
                 .entry(namespace)
                 .or_insert_with(|| Labels::default().with(NAME_LABEL, namespace));
         }
+        let mut blocks: BTreeMap<&str, Vec<IpNet>> = BTreeMap::new();
+        for affinity in objects.block_affinities.values().filter(|one| one.is_confirmed) {
+            blocks.entry(&affinity.node).or_default().push(affinity.cidr);
+        }
+        for blocks in blocks.values_mut() {
+            blocks.sort();
+            blocks.dedup();
+        }
         Ok(Self {
             objects,
             pods,
             namespaces,
+            blocks,
         })
+    }
+
+    /// The ranges that a node's pods have their addresses from: its blocks, or, where it has none, its `spec.podCIDRs`.
+    ///
+    /// Where blocks are handed out, the ranges that Kubernetes gives to nodes on its own account mean nothing.
+    pub(super) fn ranges<'s>(&'s self, node: &'s Node) -> &'s [IpNet] {
+        match self.blocks.get(node.meta.name.name.as_str()) {
+            Some(blocks) => blocks,
+            None => &node.pod_cidrs,
+        }
+    }
+
+    /// Whether a node's ranges are blocks, whose addresses only their owner hands out.
+    pub(super) fn has_blocks(&self, node: &Node) -> bool {
+        self.blocks.contains_key(node.meta.name.name.as_str())
     }
 
     /// Live pods of one namespace, in name order.

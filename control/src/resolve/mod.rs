@@ -216,7 +216,7 @@ pub fn resolve(objects: &Objects, node: &str, options: &Options) -> Result<Resol
     };
     let cluster = cluster::Cluster::new(objects, &assignments, options.mode, &mut warnings)?;
     let pools = pool::pools(&cluster, options.mode, &mut warnings)?;
-    let nodes = node::views(objects, &pools, options, node, &mut warnings);
+    let nodes = node::views(&cluster, &pools, options, node, &mut warnings);
     let own_view = nodes
         .iter()
         .find(|view| view.name == node)

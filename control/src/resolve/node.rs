@@ -7,8 +7,9 @@ use contract::proto;
 use ipnet::IpNet;
 
 use crate::ipam;
-use crate::object::{Node, Objects, Tunnel};
+use crate::object::{Node, Tunnel};
 
+use super::cluster::Cluster;
 use super::pool::{Pools, encap};
 use super::{Mode, Options, encode, naming};
 
@@ -21,7 +22,7 @@ pub struct NodeView {
     pub addresses: Vec<IpAddr>,
     /// Subnets of the main addresses, where annotations tell them.
     pub subnets: Vec<IpNet>,
-    /// Ranges that its pods get their addresses from.
+    /// Ranges that its pods get their addresses from: blocks of block IPAM, else `spec.podCIDRs`.
     pub pod_cidrs: Vec<IpNet>,
     /// See [`naming::uplink_mac`].
     pub uplink_mac: [u8; 6],
@@ -86,12 +87,13 @@ fn overhead(tunnel: Tunnel, v4: bool) -> u32 {
 /// Every node that has an address. The tunnel address is the annotation's, else (but in [`Mode::Replay`])
 /// [`ipam::tunnel_address`], which every node computes alike.
 pub(super) fn views(
-    objects: &Objects,
+    cluster: &Cluster<'_>,
     pools: &Pools,
     options: &Options,
     own: &str,
     warnings: &mut Vec<String>,
 ) -> Vec<NodeView> {
+    let objects = cluster.objects;
     let used = pools.tunnels();
     let overhead_max = used
         .iter()
@@ -121,6 +123,8 @@ pub(super) fn views(
             };
             let address = annotated.or_else(|| match options.mode {
                 Mode::Replay => None,
+                // Nobody but the block's allocator knows what is free in it; it writes the annotation.
+                _ if cluster.has_blocks(node) => None,
                 Mode::Live | Mode::Cluster => ipam::tunnel_address(&claimed, node, is_v4),
             });
             let mac = (tunnel == Tunnel::Vxlan).then(|| naming::vxlan_mac(node, is_v4));
@@ -138,7 +142,7 @@ pub(super) fn views(
             name: name.to_string(),
             addresses: node.addresses.clone(),
             subnets: node.subnets.clone(),
-            pod_cidrs: node.pod_cidrs.clone(),
+            pod_cidrs: cluster.ranges(node).to_vec(),
             uplink_mac: naming::uplink_mac(node),
             uplink_mtu,
             pod_mtu: uplink_mtu.saturating_sub(overhead_max),

@@ -90,7 +90,7 @@ pub(super) fn encap(tunnel: Tunnel) -> proto::Encap {
     }
 }
 
-/// The `IPPools`, then an implied pool for each node's range, and each pod's address, that none covers.
+/// The `IPPools`, then an implied pool for each of the nodes' ranges, and each pod's address, that none covers.
 pub(super) fn pools(
     cluster: &Cluster<'_>,
     mode: Mode,
@@ -123,7 +123,7 @@ pub(super) fn pools(
     let ranges = objects
         .nodes
         .values()
-        .flat_map(|node| node.pod_cidrs.iter().copied());
+        .flat_map(|node| cluster.ranges(node).iter().copied());
     let pods = cluster.pods.values().filter(|pod| !pod.pod.host_network);
     // Ranges of nodes first: they cover the addresses of most pods.
     for range in ranges.chain(pods.flat_map(|pod| pod.addresses.iter().map(|a: &IpAddr| IpNet::from(*a)))) {

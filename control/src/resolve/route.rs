@@ -103,7 +103,7 @@ fn lost_ranges<'c>(
     let mut owners: BTreeMap<IpNet, &ObjectName> = BTreeMap::new();
     let mut lost = BTreeSet::new();
     for (name, node) in &cluster.objects.nodes {
-        for range in &node.pod_cidrs {
+        for range in cluster.ranges(node) {
             let Some(other) = owners.insert(*range, name) else {
                 continue;
             };

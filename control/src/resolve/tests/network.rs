@@ -1,6 +1,7 @@
 //! Pools, blocks of other nodes and ports.
 
 use super::*;
+use crate::object::Tunnel;
 
 fn blocks(state: &proto::State) -> Vec<String> {
     let text = |b: &proto::Block| {
@@ -145,4 +146,76 @@ fn ports_are_those_of_local_running_pods() {
     let host = outcome.pods.iter().find(|p| p.name.name == "host").unwrap();
     assert!(host.host_network && host.addresses.len() == 2);
     assert_eq!(outcome.pods.len(), 4);
+}
+
+/// Blocks of nodes b and c, one claim that is not decided yet, and what b borrowed from c.
+const BLOCKS: &str = "
+---
+apiVersion: crd.projectcalico.org/v1
+kind: BlockAffinity
+metadata: {name: b-10-250-0-0-26}
+spec: {node: b, cidr: 10.250.0.0/26, state: confirmed, deleted: 'false'}
+---
+apiVersion: crd.projectcalico.org/v1
+kind: BlockAffinity
+metadata: {name: c-10-250-0-64-26}
+spec: {node: c, cidr: 10.250.0.64/26, state: confirmed}
+---
+apiVersion: crd.projectcalico.org/v1
+kind: BlockAffinity
+metadata: {name: c-10-250-0-0-26}
+spec: {node: c, cidr: 10.250.0.0/26, state: pending}
+---
+apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: {name: blocks}
+spec: {cidr: 10.250.0.0/16, vxlanMode: Always}
+";
+
+#[test]
+fn a_node_with_blocks_is_reached_by_its_blocks() {
+    let text = format!("{BLOCKS}{}", pod("default/borrower", "b", "10.250.0.70", "", ""));
+    let outcome = resolved(&text, "a");
+    // Their podCIDRs mean nothing any more.
+    assert_eq!(
+        blocks(&outcome.state),
+        [
+            "10.250.0.0/26 b Vxlan",
+            "10.250.0.64/26 c Vxlan",
+            "10.250.0.70/32 b Vxlan",
+        ]
+    );
+    assert!(outcome.unknown_kinds.is_empty() && !outcome.warnings.iter().any(|w| w.contains("10.250")));
+    let own = resolved(&text, "c").state.node.unwrap();
+    assert_eq!(
+        own.own_blocks.iter().map(text_of).collect::<Vec<_>>(),
+        ["10.250.0.64/26"]
+    );
+}
+
+#[test]
+fn two_nodes_with_one_block_are_an_error_by_name() {
+    let text = format!("{NODES}{}", BLOCKS.replace("state: pending", "state: confirmed"));
+    let error = resolve(&objects(&text), "a", &Options::default()).unwrap_err();
+    let message = error.to_string();
+    assert!(
+        message.contains("10.250.0.0/26") && message.contains("Node b") && message.contains("Node c"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_tunnel_address_is_never_made_up_inside_a_block() {
+    let options = Options {
+        mode: Mode::Cluster,
+        ..Options::default()
+    };
+    let outcome = resolve(&objects(&format!("{NODES}{BLOCKS}")), "c", &options).unwrap();
+    let ends = |node: &str| {
+        let view = outcome.nodes.iter().find(|view| view.name == node).unwrap();
+        view.tunnel(Tunnel::Vxlan, true).unwrap().address
+    };
+    assert_eq!(ends("c"), None);
+    assert_eq!(ends("a"), Some("10.244.1.1".parse().unwrap()));
+    assert_eq!(ends("b"), Some("10.244.2.0".parse().unwrap()), "the annotation's");
 }

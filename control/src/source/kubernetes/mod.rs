@@ -12,6 +12,7 @@
 
 pub mod access;
 pub mod copy;
+pub mod ipam_store;
 mod reflect;
 mod request;
 pub mod resource;
@@ -148,6 +149,11 @@ impl Kubernetes {
             tokio::spawn(reflector.run());
         }
         Ok(source)
+    }
+
+    /// IPAM's objects on the same API servers.
+    pub fn ipam_store(&self) -> ipam_store::IpamStore {
+        ipam_store::IpamStore(self.servers.clone())
     }
 
     /// Keeps the books that the reflectors look into.

@@ -19,7 +19,7 @@ pub struct Resource {
 }
 
 /// Everything that is watched.
-pub const RESOURCES: [Resource; 8] = [
+pub const RESOURCES: [Resource; 10] = [
     built_in(Kind::Node, "nodes", &[("", "v1")]),
     built_in(Kind::Namespace, "namespaces", &[("", "v1")]),
     built_in(Kind::Pod, "pods", &[("", "v1")]),
@@ -49,6 +49,24 @@ pub const RESOURCES: [Resource; 8] = [
         ..built_in(
             Kind::IpPool,
             "ippools",
+            &[("crd.projectcalico.org", "v1"), ("projectcalico.org", "v3")],
+        )
+    },
+    Resource {
+        custom_resource: Some("deploy/crds/ipreservations.yaml"),
+        is_optional: true,
+        ..built_in(
+            Kind::IpReservation,
+            "ipreservations",
+            &[("crd.projectcalico.org", "v1"), ("projectcalico.org", "v3")],
+        )
+    },
+    Resource {
+        custom_resource: Some("deploy/crds/blockaffinities.yaml"),
+        is_optional: true,
+        ..built_in(
+            Kind::BlockAffinity,
+            "blockaffinities",
             &[("crd.projectcalico.org", "v1"), ("projectcalico.org", "v3")],
         )
     },
