@@ -1,6 +1,6 @@
 //! Addresses of pods.
 //!
-//! Two ways: blocks of `IPPools` that nodes claim ([`Allocator`], docs/decisions/0015), and, where no pool hands out, each node's
+//! Two ways: blocks of `IPPools` that nodes claim ([`Allocator`], docs/decisions/0016), and, where no pool hands out, each node's
 //! own `spec.podCIDRs`. This file is the second, as manifests need it: in namespace and name order.
 //!
 //! An assignment is kept while its pod exists and the address fits. In each range the network address, the IPv4

@@ -1,5 +1,5 @@
 //! `IPAMBlock`: a block of a pool, who has it, and which of its addresses are whose. The object is Calico's
-//! (`docs/decisions/0015-blocks-are-calicos-objects.md`).
+//! (`docs/decisions/0016-blocks-are-calicos-objects.md`).
 //!
 //! Addresses leave `unallocated` at its front and come back at its end, so the one that has been free for longest goes out
 //! first. When one came back stands in an annotation of ours, for as long as it has to rest.
