@@ -211,11 +211,11 @@ fn validate(at: &str, schema: &JSONSchemaProps, value: &Value, wrong: &mut Vec<S
     let len = value
         .as_str()
         .map(str::len)
-        .or_else(|| value.as_array().map(Vec::len));
+        .or_else(|| value.as_array().map(Vec::len))
+        .and_then(|len| i64::try_from(len).ok());
     let maxima = [schema.max_length, schema.max_items];
     if let Some(len) = len
-        && (maxima.iter().flatten().any(|max| len as i64 > *max)
-            || schema.min_length.is_some_and(|min| (len as i64) < min))
+        && (maxima.iter().flatten().any(|max| len > *max) || schema.min_length.is_some_and(|min| len < min))
     {
         wrong.push(format!("{at} has a length of {len}"));
     }
