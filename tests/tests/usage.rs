@@ -113,7 +113,8 @@ fn the_daemons_say_on_one_line_what_they_expected() {
     refuses(
         "ringway-control",
         &[
-            "=> --node <NAME> --state <DIR|FILE>",
+            "=> --node <NAME>",
+            "--node a => expected --state DIR, --kubeconfig FILE, or a pod with a service account",
             "--fly => '--fly'",
             "--node a --state none => none: No such file",
             "--node a --state folder => folder: no *.yaml",
